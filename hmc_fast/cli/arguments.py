@@ -1,0 +1,40 @@
+"""The parser behind every subcommand: no abbreviations, and errors of one sentence that name the nearest flag."""
+
+import argparse
+import difflib
+import re
+import sys
+from collections.abc import Iterable
+from typing import NoReturn
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse without prefix matching, whose errors are one line on stderr and exit code 2."""
+
+    def __init__(self, **options: object) -> None:
+        options.setdefault("allow_abbrev", False)
+        options.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        super().__init__(**options)  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        sys.stderr.write(f"{self.prog}: {message}{self._hint(message)}\n")
+        sys.exit(2)
+
+    def _hint(self, message: str) -> str:
+        """'did you mean --epochs?' for an unknown flag, else where the help is."""
+        unknown = re.search(r"unrecognized arguments: (--?[\w-]+)", message)
+        near = closest(unknown[1], self._option_string_actions) if unknown else None
+        return f"; did you mean {near}?" if near else f" (see {self.prog} --help)"
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def, override]
+        """A subcommand refuses its own unknown flags, so that the hint comes from its own list."""
+        namespace, extras = super().parse_known_args(args, namespace)
+        if extras:
+            self.error(f"unrecognized arguments: {' '.join(extras)}")
+        return namespace, extras
+
+
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """The known word nearest to a misspelt one, or None."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return near[0] if near else None

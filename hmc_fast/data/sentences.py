@@ -1,0 +1,14 @@
+"""Small pieces of the sentences that readers and checks print."""
+
+from collections.abc import Sequence
+
+
+def some(names: Sequence[str], most: int = 5) -> str:
+    """The first names, and how many more there are: "a, b and 3 more"."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def counted(number: int, noun: str) -> str:
+    """The number with its noun: "1 image", "322 images"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
