@@ -54,7 +54,8 @@ def spatial_attention(
     _check_arguments(q, k, v, x, gamma)
     scale = _check_scale(scale, q.shape[2])
     needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v, x, gamma))
-    choice = choose_backend(backend, q, k, v, needs_grad)
+    shape = Shape(q.shape[0], q.shape[1], k.shape[1], q.shape[2], v.shape[2])
+    choice = choose_backend(backend, device, q.dtype, shape, needs_grad)
     if not torch.compiler.is_compiling():
         _log_once(choice)
     return _IMPLEMENTATIONS[choice.backend](q, k, v, x, gamma, scale)
@@ -67,25 +68,35 @@ class Choice(NamedTuple):
     reason: str
 
 
-def choose_backend(backend: str, q: Tensor, k: Tensor, v: Tensor, needs_grad: bool) -> Choice:
-    """The backend for these tensors: the argument, else HMC_FAST_BACKEND, else the fastest measured for the shape.
+class Shape(NamedTuple):
+    """Sizes of one call."""
 
-    The figures behind the rules stand in bench/results/attention-cpu.csv.
+    batch: int
+    tokens_q: int
+    tokens_k: int
+    d_qk: int
+    d_v: int
+
+
+def choose_backend(backend: str, device: str, dtype: torch.dtype, shape: Shape, needs_grad: bool) -> Choice:
+    """The backend for a call: the argument, else HMC_FAST_BACKEND, else the fastest measured for the shape.
+
+    device: "cpu", "cuda" or another type. The figures behind the rules stand in bench/results/attention-cpu.csv.
     """
     if check_backend(backend) != "auto":
         return Choice(backend, "asked for")
     from_environment = os.environ.get(ENVIRONMENT_VARIABLE, "auto")
     if check_backend(from_environment, ENVIRONMENT_VARIABLE) != "auto":
         return Choice(from_environment, f"{ENVIRONMENT_VARIABLE} is set")
-    scores = q.shape[1] * k.shape[1]
-    shape = f"{q.shape[1]} x {k.shape[1]} scores"
-    if q.device.type == "cuda":
-        if scores > 1 << 20:
-            return Choice("sdpa", f"{shape} on a GPU: the scores are not stored")
-        return Choice("reference", f"{shape} on a GPU: few enough for plain products")
-    if scores >= 1 << 20:
-        return Choice("chunked", f"{shape} on a CPU: blocks of rows stay in the cache")
-    return Choice("reference", f"{shape} on a CPU: plain products are as fast")
+    scores = f"{shape.tokens_q} x {shape.tokens_k} scores"
+    many = shape.tokens_q * shape.tokens_k >= 1 << 20
+    if device == "cuda":
+        if many:
+            return Choice("sdpa", f"{scores} on a GPU: too many to store")
+        return Choice("reference", f"{scores} on a GPU: few enough for plain products")
+    if many:
+        return Choice("chunked", f"{scores} on a CPU: blocks of rows stay in the cache")
+    return Choice("reference", f"{scores} on a CPU: plain products are as fast")
 
 
 def check_backend(backend: str, source: str = "backend") -> str:

@@ -20,7 +20,7 @@ PROSE = "This list is made up.\n=====\n\n"
 
 @pytest.fixture(scope="session")
 def mias_dir() -> Path:
-    """The real MIAS images: HMC_FAST_MIAS, or the packed copy beside the repository, unpacked once."""
+    """The real MIAS images: HMC_FAST_MIAS, or the copy beside the repository, unpacked once."""
     given = os.environ.get("HMC_FAST_MIAS")
     directory = Path(given).expanduser() if given else NEIGHBOUR
     if given and not directory.is_dir():
@@ -53,7 +53,7 @@ def complete(target: Path, packed: Path) -> bool:
 
 @pytest.fixture
 def make_mias(tmp_path: Path) -> Callable[..., Path]:
-    """A function that writes a folder with an Info.txt of the given rows and flat 1024² PGM films."""
+    """A function that writes a folder: Info.txt with the given rows, flat 1024² PGM films."""
 
     def make(*rows: str, images: tuple[str, ...] | None = None, newline: str = "\n") -> Path:
         text = PROSE + "".join(f"{row}\n" for row in rows)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hmc_fast import attention
-from hmc_fast.attention import choose_backend, spatial_attention
+from hmc_fast.attention import Shape, choose_backend, spatial_attention
 
 BACKENDS = ["reference", "chunked", "sdpa"]
 SHAPES = [  # batch, tokens_q, tokens_k, d_qk, d_v
@@ -175,9 +175,9 @@ def test_wrong_dtypes_scales_and_backends_are_named():
         spatial_attention(**good, backend="flash")
 
 
-def choose(tokens, backend="auto"):
-    q = torch.empty(1, tokens, 32, device="meta")
-    return choose_backend(backend, q, q, torch.empty(1, tokens, 256, device="meta"), needs_grad=False)
+def choose(tokens, backend="auto", needs_grad=False):
+    shape = Shape(1, tokens, tokens, 32, 256)
+    return choose_backend(backend, "cpu", torch.float32, shape, needs_grad)
 
 
 def test_environment_variable_overrides_auto_but_not_the_argument(monkeypatch):

@@ -1,5 +1,6 @@
 """Image files of every depth and kind become grey uint8; what cannot be read is named."""
 
+import contextlib
 import io
 import struct
 import warnings
@@ -11,7 +12,6 @@ import pytest
 import torch
 from PIL import Image
 
-from hmc_fast.data import images
 from hmc_fast.data.images import downscale_mask, read_grey, read_image, resize
 from hmc_fast.errors import InputError
 
@@ -31,11 +31,17 @@ def pgm(path: Path, maxval: int, values: list[int], width: int | None = None) ->
     return path
 
 
-def tiff(path: Path, pixels: np.ndarray, *, photometric: int = 1, sample_format: int = 1) -> Path:
+def tiff(
+    path: Path,
+    pixels: np.ndarray,
+    photometric: int = 1,
+    sample_format: int = 1,
+    length: int | None = None,
+) -> Path:
     """A little-endian, uncompressed TIFF of one strip, written tag by tag."""
     data, (height, width) = pixels.tobytes(), pixels.shape
     tags = {256: width, 257: height, 258: pixels.itemsize * 8, 259: 1, 262: photometric, 273: 8}
-    tags |= {277: 1, 278: height, 279: len(data), 339: sample_format}
+    tags |= {277: 1, 278: height, 279: length or len(data), 339: sample_format}
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
     start = struct.pack("<2sHI", b"II", 42, 8 + len(data))
     path.write_bytes(start + data + struct.pack("<H", len(tags)) + entries + bytes(4))
@@ -72,8 +78,17 @@ def test_jpeg_is_read(tmp_path):
 
 @pytest.mark.parametrize(
     ("largest", "white"),
-    [(200, 255), (255, 255), (256, 1023), (1000, 1023), (4095, 4095), (4096, 16383)]
-    + [(16383, 16383), (16384, 65535), (65535, 65535)],
+    [
+        (200, 255),
+        (255, 255),
+        (256, 1023),
+        (1000, 1023),
+        (4095, 4095),
+        (4096, 16383),
+        (16383, 16383),
+        (16384, 65535),
+        (65535, 65535),
+    ],
 )
 @pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
 def test_sixteen_bit_is_divided_by_the_smallest_white(tmp_path, suffix, largest, white):
@@ -168,6 +183,7 @@ BAD = {
     "zero.pgm": (lambda path: path.write_bytes(b"P5\n0 4\n255\n"), "no PNG, PGM"),
     "header.pgm": (lambda path: path.write_bytes(b"P5\n4"), "damaged or cut short"),
     "huge.pgm": (lambda path: path.write_bytes(b"P5\n10001 10000\n255\n"), "100 megapixels"),
+    "below.pgm": (lambda path: path.write_bytes(b"P5\n9500 9500\n255\n"), "is truncated"),
     "bomb.pgm": (lambda path: path.write_bytes(b"P5\n99999 99999\n255\n"), "100 megapixels"),
     "missing.png": (lambda path: None, "no such file"),
     "folder.png": (lambda path: path.mkdir(), "cannot be read"),
@@ -188,8 +204,12 @@ def test_deep_grey_of_one_pixel_is_read(tmp_path):
     assert read_image(png(tmp_path / "x.png", 0, b"\xff\xff")).tolist() == [[255]]
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "PPM", "LZW"])
-@pytest.mark.parametrize("lost", [1, 30, "half"])
+# of the LZW file the last four bytes only say that no page follows
+@pytest.mark.parametrize(
+    ("kind", "lost"),
+    [(kind, lost) for kind in ("PNG", "JPEG", "TIFF", "PPM", "LZW") for lost in (30, "half")]
+    + [(kind, 1) for kind in ("PNG", "JPEG", "TIFF", "PPM")],
+)
 def test_a_file_cut_short_is_refused(tmp_path, kind, lost):
     noise = np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)
     options = {"format": "TIFF", "compression": "tiff_lzw"} if kind == "LZW" else {"format": kind}
@@ -198,6 +218,11 @@ def test_a_file_cut_short_is_refused(tmp_path, kind, lost):
     path.write_bytes(data[: len(data) // 2 if lost == "half" else -lost])
     with pytest.raises(InputError, match=r"x (is damaged or cut short|is no PNG)"):
         read_image(path)
+
+
+def test_a_tiff_whose_strip_leaves_the_file_is_refused(tmp_path):
+    with pytest.raises(InputError, match="cut short"):
+        read_image(tiff(tmp_path / "x.tif", GREY, length=4000))
 
 
 @pytest.mark.slow
@@ -214,10 +239,8 @@ def test_damaged_files_raise_nothing_but_our_error(tmp_path, kind):
         path.write_bytes(data)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            try:
+            with contextlib.suppress(InputError):
                 assert read_image(path).dtype == np.uint8
-            except InputError as error:
-                assert str(path) in str(error)
 
 
 def test_resize_is_bilinear_with_antialiasing():
@@ -263,7 +286,3 @@ def test_a_mask_is_never_empty_unless_it_was():
     assert not downscale_mask(mask, 7).any()
     mask[700, 200] = True
     assert np.argwhere(downscale_mask(mask, 7)).tolist() == [[4, 1]]
-
-
-def test_the_limit_is_ours_and_not_pillows():
-    assert images.MAX_PIXELS == 100_000_000

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -206,6 +207,12 @@ def test_readme_holds_both_commands_once():
     assert "pytest" in two.stdout
     assert "pip install -e" in one.stdout
     assert "[test]" in two.stdout
+
+
+def test_first_python_snippet_of_the_readme_runs():
+    snippet = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    assert "SpatialAttention2d" in snippet
+    exec(snippet, {})
 
 
 @pytest.mark.parametrize("blocks", [0, 2])

@@ -20,7 +20,7 @@ PARAMETERS = 4  # columns: flip, degrees, brightness, contrast
 
 
 def draw_parameters(seed: int, variants: Sequence[int], images: Sequence[int]) -> Tensor:
-    """What is done to variant `variants[b]` of image `images[b]`; row b hangs on these and `seed`.
+    """What is done to variant `variants[b]` of image `images[b]`, by these and `seed` alone.
 
     All numbers are integers >= 0; an image is its index in the data set, not in the batch.
     Returns (B, 4) float32 on the CPU: flip 0 or 1 (probability 0.5), degrees counter-clockwise

@@ -1,7 +1,7 @@
 """Crash-safe checkpoints: a folder of safetensors and JSON files, whole or not there, whenever the process dies.
 
 A checkpoint is written beside, synced, read back and compared with its SHA-256 manifest; only then the current one becomes
-`<name>.previous` and the new one takes its name. At every moment one of the two is whole. No pickle anywhere.
+`<name>.previous` and the new one takes its name. At every moment one of them is whole. No pickle anywhere.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ def save_checkpoint(folder: Path, tensors: dict[str, dict[str, Tensor]], state: 
     tensors: a safetensors file for each key; state: written as JSON. On an error (disk full) the old checkpoint is
     untouched and what was begun is removed; OSError goes on to the caller.
     """
-    new = folder.with_name(folder.name + ".new")
+    new = _new(folder)
     shutil.rmtree(new, ignore_errors=True)
     try:
         new.mkdir(parents=True)
@@ -52,18 +52,22 @@ def save_checkpoint(folder: Path, tensors: dict[str, dict[str, Tensor]], state: 
 def load_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     """The newest whole checkpoint at `folder`, or None, and a sentence for each damaged one that was passed over."""
     warnings = []
-    for candidate in (folder, _previous(folder)):
-        if candidate.is_dir():
-            try:
-                return _read(candidate), warnings
-            except DamagedCheckpoint as error:
+    for candidate in (folder, _new(folder), _previous(folder)):
+        try:
+            checkpoint = _read(candidate)
+        except DamagedCheckpoint as error:
+            if candidate != _new(folder) and candidate.is_dir():
                 warnings.append(f"the checkpoint {candidate} is damaged ({error}) and not used")
+            continue
+        if candidate == _new(folder):  # killed between the renames: finish them
+            _swap(candidate, folder)
+        return checkpoint, warnings
     return None, warnings
 
 
 def remove_checkpoint(folder: Path) -> None:
     """Remove the checkpoint at `folder` and all that stands beside it for its sake."""
-    for path in (folder.with_name(folder.name + ".new"), _previous(folder), folder):
+    for path in (_new(folder), _previous(folder), folder):
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -81,12 +85,16 @@ def _write_files(folder: Path, tensors: dict[str, dict[str, Tensor]], state: dic
 
 
 def _swap(new: Path, folder: Path) -> None:
-    """Three renames and syncs; `folder` or its previous one is whole in between."""
+    """Give `new` the name `folder`; at every moment one of the three names is whole."""
     if folder.exists():
         shutil.rmtree(_previous(folder), ignore_errors=True)
         os.rename(folder, _previous(folder))
     os.rename(new, folder)
     sync_directory(folder.parent)
+
+
+def _new(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".new")
 
 
 def _previous(folder: Path) -> Path:
@@ -97,6 +105,8 @@ def _verify(folder: Path) -> dict[str, str]:
     """The manifest of `folder`; DamagedCheckpoint where a file differs from it."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
+        if STATE not in manifest:
+            raise DamagedCheckpoint(f"{MANIFEST} does not list {STATE}")
         for name, expected in manifest.items():
             if sha256_file(folder / name) != expected:
                 raise DamagedCheckpoint(f"{name} differs from the manifest")

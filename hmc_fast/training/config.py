@@ -50,7 +50,7 @@ class TrainConfig:
     lr: float = setting(1e-4, "Adam's learning rate", rule=(lambda v: 0 < v < math.inf, "above 0"))
     folds: int = setting(5, "folds of the cross-validation", rule=_at_least(2))
     only_fold: int | None = setting(None, "train this fold alone, counted from 0", rule=_at_least(0))
-    seed: int = setting(0, "of folds, weights, order and augmentation", rule=_at_least(0))
+    seed: int = setting(0, "of folds, weights, order and augmentation", rule=(lambda v: 0 <= v < 2**32, "from 0 to 4294967295"))
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
     backend: str = setting("auto", "attention backend", choices=BACKENDS)
     amp: str = setting("auto", "low precision", choices=("auto", "bf16", "fp16", "off"))

@@ -14,7 +14,7 @@ def number(value: float | None, digits: int = 3) -> str:
     """`value` with `digits` decimals; a dash for None and for what is not finite."""
     if value is None or not math.isfinite(value):
         return ABSENT
-    return f"{value:.{digits}f}"
+    return f"{round(value, digits) + 0.0:.{digits}f}"  # + 0.0: no minus before a zero
 
 
 def percent(share: float, digits: int = 0) -> str:
@@ -74,8 +74,8 @@ def shared_patients(predictions: Mapping[str, Any]) -> list[str]:
     if not shared:
         return []
     return [
-        f"{counted(len(shared), 'patient')} stand in more than one test fold ({shared[0]} first): "
-        "their other images were trained on, so the figures are too good."
+        f"Images of {counted(len(shared), 'patient')} stand in more than one test fold "
+        f"({shared[0]} first): the others of them were trained on, and the figures are too good."
     ]
 
 

@@ -1,0 +1,100 @@
+"""`hmc-fast predict`: image files through a run's model, to CSV."""
+
+import argparse
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from hmc_fast.attention import BACKENDS
+from hmc_fast.data.dataset import pixel_hash
+from hmc_fast.data.images import read_image
+from hmc_fast.errors import InputError
+from hmc_fast.files import csv_text, write_text
+from hmc_fast.models.saved import DESCRIPTION, load_model, trained_folds
+from hmc_fast.progress import progress
+from hmc_fast.training.config import resolve_device
+
+DESCRIPTION_TEXT = (
+    "Class probabilities of image files. A run's folds are averaged unless --fold names one. For research; not for diagnosis."
+)
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `predict` to the subcommands."""
+    parser = subparsers.add_parser("predict", help="image files to CSV", description=DESCRIPTION_TEXT)
+    parser.add_argument("model", metavar="RUN", type=Path, help="folder of a run, or of one of its folds")
+    parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="image files")
+    parser.add_argument("--fold", type=int, default=None, help="use this fold's model alone; default: the mean of all")
+    parser.add_argument("--out", type=Path, default=None, help="CSV file; default: standard output")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--backend", default="auto", choices=BACKENDS, help="attention backend")
+    parser.add_argument("--quiet", action="store_true", help="print errors only")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Predict; returns 0, or 1 where some of the images could not be read (each is named)."""
+    device = resolve_device(args.device)
+    models = _load(args.model, args.fold, args.backend, device)
+    seen = _training_images(args.model)
+    rows, failed = [], []
+    for path in progress(args.images, "predicting", quiet=args.quiet):
+        try:
+            image = read_image(path)
+        except InputError as error:
+            failed.append(str(error))
+            continue
+        if pixel_hash(image) in seen:
+            print(f"hmc-fast: note: {path} is one of the run's own images: use predictions.csv", file=sys.stderr)
+        probabilities = _probabilities(models, image, device)
+        predicted = models[0].classes[max(range(len(probabilities)), key=probabilities.__getitem__)]
+        rows.append([str(path), predicted, *probabilities])
+    for sentence in failed:
+        print(f"hmc-fast: {sentence}", file=sys.stderr)
+    if not rows:
+        raise InputError("none of the images could be read")
+    _write(args, ["image", "predicted", *(f"p_{name}" for name in models[0].classes)], rows)
+    return 1 if failed else 0
+
+
+def _load(run_folder: Path, fold: int | None, backend: str, device: torch.device) -> list[Any]:
+    if fold is None and run_folder.is_dir() and not (run_folder / DESCRIPTION).is_file():
+        folds = trained_folds(run_folder)
+        if not folds:
+            raise InputError(f"{run_folder} holds no trained fold")
+    else:
+        folds = [fold or 0]
+    models: list[nn.Module] = [load_model(run_folder, k, backend=backend) for k in folds]
+    return [model.to(device, memory_format=torch.channels_last) for model in models]
+
+
+@torch.inference_mode()
+def _probabilities(models: list[Any], image: Any, device: torch.device) -> list[float]:
+    """The mean over models of softmax(logits), one number a class."""
+    each = [model(model.preprocessing(image).to(device)).double().softmax(1)[0] for model in models]
+    return torch.stack(each).mean(0).tolist()
+
+
+def _training_images(run_folder: Path) -> set[str]:
+    """Hashes of the images that the run was trained and tested on."""
+    for folder in (run_folder, run_folder.parent):
+        if (folder / "images.json").is_file():
+            return set(json.loads((folder / "images.json").read_text()).values())
+    return set()
+
+
+def _write(args: argparse.Namespace, header: list[str], rows: list[list[Any]]) -> None:
+    if args.out is None:
+        csv.writer(sys.stdout, lineterminator="\n").writerows([header, *rows])
+        return
+    try:
+        write_text(args.out, csv_text(header, rows))
+    except OSError as error:
+        raise InputError(f"cannot write {args.out}: {error.strerror or error}") from error
+    if not args.quiet:
+        print(f"{len(rows)} predictions: {args.out}")

@@ -1,0 +1,81 @@
+"""`hmc-fast train`: flags from the configuration's fields, a configuration file first, flags on top."""
+
+import argparse
+import dataclasses
+import shlex
+import sys
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+from hmc_fast.errors import InputError
+from hmc_fast.training.config import TrainConfig, config_from_dict, flag
+from hmc_fast.training.run_folder import CONFIG, read_config
+
+DESCRIPTION = "Train HMC-Net or a baseline under patient-level cross-validation and report on the folds left out."
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `train` to the subcommands."""
+    parser = subparsers.add_parser("train", help="train under cross-validation", description=DESCRIPTION)
+    add_flags(parser)
+    parser.set_defaults(run=run)
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """A flag for each field of TrainConfig; one that is not given leaves no trace, so that a file's value stays."""
+    for field in dataclasses.fields(TrainConfig):
+        options: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS}
+        if field.type is bool:
+            options |= {"action": argparse.BooleanOptionalAction}
+        else:
+            options |= {"type": _value_type(field.type), "metavar": field.name.upper()}
+            if field.metadata["choices"]:
+                options |= {"choices": field.metadata["choices"], "metavar": None}
+        default = "" if field.default is None else f" (default: {field.default})"
+        parser.add_argument(flag(field.name), help=field.metadata["help"].replace("%", "%%") + default, **options)
+    parser.add_argument("--config", type=Path, help="JSON of an earlier run; flags go on top")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out, same settings")
+    parser.add_argument("--quiet", action="store_true", help="print errors only")
+
+
+def _value_type(annotation: Any) -> type:
+    """int of `int | None`."""
+    if isinstance(annotation, types.UnionType):
+        annotation = next(t for t in typing.get_args(annotation) if t is not types.NoneType)
+    return annotation
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train; returns 0."""
+    from hmc_fast.training.loop import train
+
+    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(TrainConfig) if hasattr(args, f.name)}
+    values = read_config(args.config) if args.config else {}
+    if args.config:
+        values.pop("out", None)  # the earlier run's own folder
+    if args.resume:
+        values |= _values_of_the_run(given)
+    if "epochs" in given:
+        values.pop("augmented", None)
+    if "augmented" in given:
+        values.pop("epochs", None)
+    config = config_from_dict(values | given)
+    command = shlex.join(["hmc-fast", "train", *_arguments()])
+    train(config, resume=args.resume, quiet=args.quiet, command=command)
+    return 0
+
+
+def _values_of_the_run(given: dict[str, Any]) -> dict[str, Any]:
+    """The settings of the run that is to go on; none where it was killed before it wrote them."""
+    if "out" not in given:
+        raise InputError("--resume needs --out with the folder of the run to go on with")
+    path = Path(given["out"]) / CONFIG
+    return read_config(path) if path.is_file() else {}
+
+
+def _arguments() -> list[str]:
+    """What stands behind `train` on the command line, for the report."""
+    words = sys.argv[1:]
+    return words[words.index("train") + 1 :] if "train" in words else words

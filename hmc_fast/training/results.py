@@ -1,0 +1,171 @@
+"""From the finished folds to predictions.csv, history.csv, metrics.json and report.html."""
+
+import csv
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors import safe_open
+
+from hmc_fast.data.augment import augment, draw_parameters
+from hmc_fast.data.dataset import Dataset
+from hmc_fast.evaluation import figures
+from hmc_fast.evaluation.report import run_figures, write_report
+from hmc_fast.evaluation.summary import metrics_document
+from hmc_fast.files import sha256_file, write_csv, write_json
+from hmc_fast.models.saved import WEIGHTS
+from hmc_fast.training.config import TrainConfig
+from hmc_fast.training.fold import HISTORY, PREDICTIONS
+
+SHEET_IMAGES, SHEET_VARIANTS = 6, 5
+
+
+class Run(NamedTuple):
+    """All that the results are made of; pixels: uint8 (n, S, S); notes: sentences for the report."""
+
+    folder: Path
+    config: TrainConfig
+    dataset: Dataset
+    assignment: np.ndarray
+    pixels: np.ndarray
+    environment: dict[str, Any]
+    notes: Sequence[str]
+    command: str
+
+
+def write_results(run: Run, folds: Sequence[int]) -> dict[str, Any]:
+    """Write the run's tables, metrics, figures and report from the finished `folds`; returns metrics.json's value."""
+    chosen, probabilities = _gather_predictions(run, folds)
+    history = [row for fold in folds for row in read_history(run.folder / f"fold{fold}")]
+    dataset, labels = run.dataset, run.dataset.labels[chosen]
+    metrics = metrics_document(
+        labels,
+        probabilities,
+        [dataset.patients[i] for i in chosen],
+        run.assignment[chosen],
+        dataset.classes,
+        seconds=sum(row["seconds"] for row in history),
+        gammas={fold: read_gammas(run.folder / f"fold{fold}") for fold in folds},
+        seed=run.config.seed,
+    )
+    _write_predictions(run, chosen, probabilities)
+    columns = list(history[0])
+    write_csv(run.folder / HISTORY, columns, [[row[c] for c in columns] for row in history])
+    write_json(run.folder / "metrics.json", metrics)
+    page = _report(run, folds, chosen, probabilities, history, metrics)
+    (run.folder / "figures").mkdir(exist_ok=True)
+    for name, figure in run_figures(page).items():
+        figures.save(figure, run.folder / "figures" / f"{name}.png")
+    write_report(run.folder / "report.html", page)
+    return metrics
+
+
+def read_history(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a fold's history.csv; an empty cell is None."""
+    with open(folder / HISTORY, newline="") as file:
+        rows = list(csv.DictReader(file))
+    whole = ("fold", "epoch", "images")
+    return [
+        {k: None if v == "" else int(v) if k in whole else float(v) for k, v in row.items()} for row in rows
+    ]
+
+
+def read_gammas(folder: Path) -> dict[str, float]:
+    """Each attention block's gamma in a finished fold's weights."""
+    with safe_open(folder / WEIGHTS, "pt") as weights:
+        names = [name for name in weights.keys() if name.endswith(".gamma")]  # noqa: SIM118
+        return {name.removesuffix(".gamma"): weights.get_tensor(name).item() for name in names}
+
+
+def _gather_predictions(run: Run, folds: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """(image numbers, probabilities (n, C)) of the folds' test images, in the data set's order."""
+    found: dict[str, list[float]] = {}
+    for fold in folds:
+        with open(run.folder / f"fold{fold}" / PREDICTIONS, newline="") as file:
+            _, *rows = csv.reader(file)
+        found |= {name: [float(p) for p in row] for name, *row in rows}
+    chosen = np.flatnonzero(np.isin(run.assignment, folds))
+    return chosen, np.array([found[run.dataset.images[i]] for i in chosen])
+
+
+def _write_predictions(run: Run, chosen: np.ndarray, probabilities: np.ndarray) -> None:
+    dataset, classes = run.dataset, run.dataset.classes
+    header = ["image", "patient", "fold", "label", "predicted", *(f"p_{name}" for name in classes)]
+    rows = [
+        [
+            dataset.images[i], dataset.patients[i], int(run.assignment[i]), classes[dataset.labels[i]],
+            classes[int(row.argmax())], *row.tolist(),
+        ]
+        for i, row in zip(chosen, probabilities, strict=True)
+    ]  # fmt: skip
+    write_csv(run.folder / "predictions.csv", header, rows)
+
+
+def _report(
+    run: Run,
+    folds: Sequence[int],
+    chosen: np.ndarray,
+    probabilities: np.ndarray,
+    history: list[dict[str, Any]],
+    metrics: dict[str, Any],
+) -> dict[str, Any]:
+    """What `write_report` takes."""
+    dataset = run.dataset
+    files = ["config.json", "env.json", "images.json", "folds.csv", "history.csv", "predictions.csv", "metrics.json"]
+    files += [f"fold{fold}/{WEIGHTS}" for fold in folds]
+    return {
+        "variant": run.config.variant,
+        "dataset": {
+            "name": dataset.name,
+            "classes": list(dataset.classes),
+            "images": len(dataset),
+            "patients": len(set(dataset.patients)),
+            "counts": dataset.counts,
+            "warnings": list(dataset.warnings),
+        },
+        "folds_total": run.config.folds,
+        "folds_done": len(folds),
+        "predictions": {
+            "images": [dataset.images[i] for i in chosen],
+            "patients": [dataset.patients[i] for i in chosen],
+            "folds": run.assignment[chosen],
+            "labels": dataset.labels[chosen],
+            "probabilities": probabilities,
+        },
+        "metrics": metrics,
+        "history": history,
+        "samples": _samples(run),
+        "config": dataclasses.asdict(run.config),
+        "environment": run.environment,
+        "command": run.command,
+        "next_commands": next_commands(run.folder),
+        "notes": list(run.notes),
+        "files": {name: sha256_file(run.folder / name) for name in files},
+    }
+
+
+def next_commands(folder: Path) -> list[str]:
+    """What a user would run after a training."""
+    return [f"hmc-fast predict {folder} IMAGE ...", f"hmc-fast train --resume --out {folder}"]
+
+
+def _samples(run: Run) -> dict[str, Any]:
+    """Inputs of every class and augmented variants of them as the network sees them (the paper's Figures 2 and 3)."""
+    by_class = [np.flatnonzero(run.dataset.labels == c) for c in range(len(run.dataset.classes))]
+    per_class = -(-SHEET_IMAGES // len(by_class))
+    chosen = np.concatenate([indices[:per_class] for indices in by_class])[: max(SHEET_IMAGES, len(by_class))]
+    images = torch.from_numpy(run.pixels[chosen]).unsqueeze(1)
+    repeated = images.repeat_interleave(SHEET_VARIANTS, dim=0)
+    numbers = np.repeat(chosen, SHEET_VARIANTS).tolist()
+    parameters = draw_parameters(run.config.seed, [*range(SHEET_VARIANTS)] * len(chosen), numbers)
+    seen = ((augment(repeated, parameters)[:, 0] + 1) * 127.5).round().to(torch.uint8).numpy()
+    size = run.pixels.shape[1]
+    names = [f"{run.dataset.images[i]} {run.dataset.classes[run.dataset.labels[i]]}" for i in chosen]
+    return {
+        "titles": names,
+        "originals": run.pixels[chosen],
+        "variants": seen.reshape(len(chosen), SHEET_VARIANTS, size, size),
+    }

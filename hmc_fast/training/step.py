@@ -1,0 +1,168 @@
+"""One training step and one evaluation, in the precision and with the compilation that fit the device."""
+
+import contextlib
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hmc_fast.data.augment import augment, normalise
+from hmc_fast.environment import cpu
+from hmc_fast.models.network import HMCNet
+
+AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+TRIAL_BATCH, TRIAL_STEPS = 4, 3
+
+
+class Precision(NamedTuple):
+    """amp: bf16, fp16 or off; reason: for the user."""
+
+    amp: str
+    reason: str
+
+    def autocast(self, device: torch.device) -> AbstractContextManager:
+        """The context that forward passes run in."""
+        if self.amp == "off":
+            return contextlib.nullcontext()
+        return torch.autocast(device.type, AMP_DTYPES[self.amp])
+
+
+class Trainer:
+    """A model with its optimizer, loss weights and precision, and the step that may be compiled.
+
+    The model object stays the same for all folds, so that it is compiled once; `reset` gives it fresh weights
+    and a fresh optimizer.
+    """
+
+    def __init__(
+        self, model: nn.Module, device: torch.device, precision: Precision, lr: float, compiled: bool
+    ) -> None:
+        self.model = model.to(device, memory_format=torch.channels_last)
+        self.device, self.precision, self.lr = device, precision, lr
+        self.class_weights: Tensor | None = None
+        self.forward = self._forward
+        if compiled and device.type == "cuda":
+            self.forward = torch.compile(self._forward, fullgraph=True, dynamic=False)
+        elif compiled and isinstance(model, HMCNet):
+            for block in model.attention_blocks().values():
+                block.compile(dynamic=False)
+        self._new_optimizer()
+
+    def reset(self, weights: dict[str, Tensor], class_weights: Tensor | None) -> None:
+        """Begin a fold: these weights, no optimizer state, this weighting of the loss."""
+        self.model.load_state_dict(weights)
+        self.class_weights = None if class_weights is None else class_weights.to(self.device)
+        self._new_optimizer()
+
+    def _new_optimizer(self) -> None:
+        self.model.zero_grad(set_to_none=True)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=self.lr, fused=True)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision.amp == "fp16")
+
+    def step(self, images: Tensor, parameters: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """One update from uint8 images (B, 1, S, S), augmentation parameters (B, 4) and labels (B,).
+
+        Returns the mean loss and the number of right predictions, both on the device: nothing waits for the GPU.
+        """
+        self.model.train()
+        loss, correct = self.forward(images, parameters, labels)
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss.detach(), correct
+
+    def _forward(self, images: Tensor, parameters: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        inputs = augment(images, parameters).contiguous(memory_format=torch.channels_last)
+        with self.precision.autocast(self.device):
+            logits = self.model(inputs)
+        logits = logits.float()
+        loss = F.cross_entropy(logits, labels, weight=self.class_weights)
+        return loss, (logits.argmax(1) == labels).sum()
+
+    @torch.no_grad()
+    def predict(self, images: Tensor, batch_size: int) -> Tensor:
+        """Logits (n, C) float32 of uint8 images (n, 1, S, S), resized and normalised only, in eval mode.
+
+        Runs eagerly, since batches differ in size.
+        """
+        self.model.eval()
+        logits = []
+        with torch.compiler.set_stance("force_eager"), self.precision.autocast(self.device):
+            for batch in images.split(batch_size):
+                inputs = normalise(batch).contiguous(memory_format=torch.channels_last)
+                logits.append(self.model(inputs).float())
+        return torch.cat(logits)
+
+
+def choose_precision(
+    amp: str, model: nn.Module, device: torch.device, image_size: int, *, deterministic: bool, steps: int
+) -> Precision:
+    """bf16, fp16 or off for this device; on a CPU `auto` measures, unless `deterministic` or a short run."""
+    if amp != "auto":
+        return Precision(amp, "asked for")
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return Precision("bf16", "the GPU has it")
+        return Precision("fp16", "the GPU has no bf16; with a gradient scaler")
+    if not cpu()["bf16"]:
+        return Precision("off", "the CPU has no bf16 products")
+    if deterministic:
+        return Precision("off", "no choice by timing under --deterministic")
+    if steps < 10 * TRIAL_STEPS:
+        return Precision("off", "the run is too short to measure on a CPU")
+    return _faster_on_cpu(model, device, image_size)
+
+
+def _faster_on_cpu(model: nn.Module, device: torch.device, image_size: int) -> Precision:
+    """Time a few interleaved steps in both precisions; the model's weights are changed."""
+    images = torch.zeros(TRIAL_BATCH, 1, image_size, image_size, dtype=torch.uint8)
+    parameters = torch.ones(TRIAL_BATCH, 4)
+    labels = torch.zeros(TRIAL_BATCH, dtype=torch.int64)
+    trainers = {amp: Trainer(model, device, Precision(amp, ""), 0.0, False) for amp in ("off", "bf16")}
+    seconds: dict[str, list[float]] = {amp: [] for amp in trainers}
+    for _ in range(TRIAL_STEPS + 1):
+        for amp, trainer in trainers.items():
+            start = time.perf_counter()
+            trainer.step(images, parameters, labels)
+            seconds[amp].append(time.perf_counter() - start)
+    ratio = statistics.median(seconds["off"][1:]) / statistics.median(seconds["bf16"][1:])
+    measured = f"measured here: a step in bf16 is {ratio:.2f}x as fast as in float32"
+    return Precision("bf16" if ratio > 1.05 else "off", measured)
+
+
+def compile_plan(compiled: bool, model: nn.Module, device: torch.device) -> str:
+    """One sentence for the user: what --compile does here."""
+    if not compiled:
+        return "not compiled (--compile)"
+    if device.type == "cuda":
+        return "torch.compile of the whole step; every batch is full, so it compiles once"
+    if isinstance(model, HMCNet) and model.attention_blocks():
+        return (
+            "torch.compile of the attention blocks only, about 40 s once: on a CPU compiling the whole step takes "
+            "longer and gains nothing; evaluation is eager; every batch is full, so nothing is compiled twice"
+        )
+    return "nothing is compiled: on a CPU --compile compiles attention blocks, and this network has none"
+
+
+@contextlib.contextmanager
+def deterministic_algorithms(enabled: bool) -> Iterator[None]:
+    """torch's deterministic kernels inside the context, where asked for."""
+    before = torch.are_deterministic_algorithms_enabled()
+    if enabled:
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def balanced_class_weights(labels: Tensor, classes: int) -> Tensor:
+    """n / (classes * images of the class), as scikit-learn's `balanced`; (classes,) float32."""
+    counts = torch.bincount(labels, minlength=classes).clamp(min=1)
+    return labels.numel() / (classes * counts.float())
