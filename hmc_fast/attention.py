@@ -1,15 +1,19 @@
-"""The operator `spatial_attention`: arguments checked once, a backend chosen once, the work done in `kernels`.
+"""The operator `spatial_attention`: arguments checked once, a backend chosen once, the work done in
+`kernels`.
 
-    out = gamma * softmax(scale * q kᵀ, over keys) v + x          (Fatima et al. 2026, Eq. 11 to 15; one head)
+    out = gamma * softmax(scale * q kᵀ, over keys) v + x          (Fatima et al. 2026, Eq. 11 to 15;
+    one head)
 
-Backends: `reference` stores the scores (the specification); `chunked` walks over blocks of query rows and computes the scores
-again in backward; `sdpa` calls torch's scaled_dot_product_attention. `auto` asks `choose_backend`.
+Backends: `reference` stores the scores (the specification); `chunked` walks over blocks of query
+rows and computes the scores again in backward; `sdpa` calls torch's scaled_dot_product_attention.
+`auto` asks `choose_backend`.
 """
 
 import functools
 import logging
 import math
 import os
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -37,15 +41,16 @@ def spatial_attention(
     scale: float | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """gamma * softmax(scale * q kᵀ) v + x for one head; only `reference` and `sdpa` may store the scores.
+    """gamma * softmax(scale * q kᵀ) v + x for one head; only `reference` and `sdpa` may store the
+    scores.
 
-    q: (B, Nq, Dk); k: (B, Nk, Dk); v: (B, Nk, Dv); x: (B, Nq, Dv): float16, bfloat16, float32 or float64, one
-    dtype and one device; under autocast they are cast to its dtype. gamma: (1,), the same dtype or float32.
-    scale: None for 1 / sqrt(Dk). backend: one of BACKENDS; "auto" takes HMC_FAST_BACKEND if it is set, else
-    the fastest for the shape.
+    q: (B, Nq, Dk); k: (B, Nk, Dk); v: (B, Nk, Dv); x: (B, Nq, Dv): float16, bfloat16, float32 or
+    float64, one dtype and one device; under autocast they are cast to its dtype. gamma: (1,), the
+    same dtype or float32. scale: None for 1 / sqrt(Dk). backend: one of BACKENDS; "auto" takes
+    HMC_FAST_BACKEND if it is set, else the fastest for the shape.
 
-    Returns (B, Nq, Dv) in the dtype of x. Differentiable once in q, k, v, x and gamma (`reference`: twice).
-    Raises ValueError: names the argument, what it got and the rule.
+    Returns (B, Nq, Dv) in the dtype of x. Differentiable once in q, k, v, x and gamma (`reference`:
+    twice). Raises ValueError: names the argument, what it got and the rule.
     """
     device = q.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
@@ -78,10 +83,14 @@ class Shape(NamedTuple):
     d_v: int
 
 
-def choose_backend(backend: str, device: str, dtype: torch.dtype, shape: Shape, needs_grad: bool) -> Choice:
-    """The backend for a call: the argument, else HMC_FAST_BACKEND, else the fastest measured for the shape.
+def choose_backend(
+    backend: str, device: str, dtype: torch.dtype, shape: Shape, needs_grad: bool
+) -> Choice:
+    """The backend for a call: the argument, else HMC_FAST_BACKEND, else the fastest measured for
+    the shape.
 
-    device: "cpu", "cuda" or another type. The figures behind the rules stand in bench/results/attention-cpu.csv.
+    device: "cpu", "cuda" or another type. The figures behind the rules stand in
+    bench/results/attention-cpu.csv.
     """
     if check_backend(backend) != "auto":
         return Choice(backend, "asked for")
@@ -114,7 +123,9 @@ def _log_once(choice: Choice) -> None:
 def _check_arguments(q: Tensor, k: Tensor, v: Tensor, x: Tensor, gamma: Tensor) -> None:
     for name, tensor in (("q", q), ("k", k), ("v", v), ("x", x)):
         if tensor.dim() != 3:
-            raise ValueError(f"{name} must have 3 dimensions (B, N, D), got shape {tuple(tensor.shape)}")
+            raise ValueError(
+                f"{name} must have 3 dimensions (B, N, D), got shape {tuple(tensor.shape)}"
+            )
         if tensor.dtype != q.dtype or tensor.dtype not in DTYPES:
             raise ValueError(
                 f"{name} must be a float tensor of q's dtype {q.dtype}, got {tensor.dtype}"
@@ -156,15 +167,15 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, x: Tensor, gamma: Tensor, scale: floa
     return gamma.to(x.dtype) * attended + x
 
 
-# Registration: an operator that returns one tensor, whose Autograd kernel is the Function below, so that
-# torch.compile keeps it whole and never traces the loop over blocks.
+# Registration: an operator that returns one tensor, whose Autograd kernel is the Function below,
+# so that torch.compile keeps it whole and never traces the loop over blocks.
 _library = torch.library.Library("hmc_fast", "DEF")
 _library.define(
     "chunked_attention(Tensor q, Tensor k, Tensor v, Tensor x, Tensor gamma, float scale) -> Tensor"
 )
 _library.define(
-    "chunked_attention_backward(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor gamma, float scale)"
-    " -> (Tensor, Tensor, Tensor, Tensor)"
+    "chunked_attention_backward(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor gamma,"
+    " float scale) -> (Tensor, Tensor, Tensor, Tensor)"
 )
 
 
@@ -179,12 +190,16 @@ class _ChunkedAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, dout):  # type: ignore[no-untyped-def]
-        gradients = torch.ops.hmc_fast.chunked_attention_backward(dout, *ctx.saved_tensors, ctx.scale)
+        gradients = torch.ops.hmc_fast.chunked_attention_backward(
+            dout, *ctx.saved_tensors, ctx.scale
+        )
         dq, dk, dv, dgamma = gradients
         return dq, dk, dv, dout, dgamma, None
 
 
-def _fake_forward(q: Tensor, k: Tensor, v: Tensor, x: Tensor, gamma: Tensor, scale: float) -> Tensor:
+def _fake_forward(
+    q: Tensor, k: Tensor, v: Tensor, x: Tensor, gamma: Tensor, scale: float
+) -> Tensor:
     return torch.empty(x.shape, dtype=x.dtype, device=x.device)
 
 
@@ -211,11 +226,12 @@ def _forward_flops(q, k, v, x, gamma, scale, *, out_shape=None):  # type: ignore
 
 @register_flop_formula(torch.ops.hmc_fast.chunked_attention_backward)
 def _backward_flops(dout, q, k, v, gamma, scale, *, out_shape=None):  # type: ignore[no-untyped-def]
-    """Four products of the textbook form (dV, dP, dQ, dK); the scores' second computation is not counted."""
+    """Four products of the textbook form (dV, dP, dQ, dK); the scores' second computation is not
+    counted."""
     return 2 * _forward_flops(q, k, v, dout, gamma, scale)
 
 
-_IMPLEMENTATIONS = {
+_IMPLEMENTATIONS: dict[str, Callable[..., Tensor]] = {
     "reference": attention_reference,
     "chunked": torch.ops.hmc_fast.chunked_attention,
     "sdpa": _sdpa,

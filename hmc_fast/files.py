@@ -1,7 +1,7 @@
 """Durable writes: a file that exists is whole, whenever the process or the machine stops.
 
-Every write goes to a temporary file in the same folder, is synced, renamed over the target, and the folder
-is synced. Readers see the old bytes or the new ones, never a mixture.
+Every write goes to a temporary file in the same folder, is synced, renamed over the target, and the
+folder is synced. Readers see the old bytes or the new ones, never a mixture.
 """
 
 import contextlib
@@ -16,7 +16,8 @@ from typing import Any
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Replace `path` by `data` in one step; on an error the old file stays and nothing is left beside it."""
+    """Replace `path` by `data` in one step; on an error the old file stays and nothing is left
+    beside it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write_synced(temporary, data)

@@ -1,8 +1,9 @@
-"""What long work shows: a bar on a terminal, now and then a plain line elsewhere, nothing when quiet."""
+"""What long work shows: a bar on a terminal, now and then a plain line elsewhere, nothing when
+quiet."""
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -19,15 +20,22 @@ def say(text: str, quiet: bool = False) -> None:
 
 
 def progress(
-    items: Iterable[Item], description: str, *, total: int | None = None, unit: str = "image", quiet: bool = False
+    items: Iterable[Item],
+    description: str,
+    *,
+    total: int | None = None,
+    unit: str = "image",
+    quiet: bool = False,
 ) -> Iterator[Item]:
     """Iterate over `items` and show how far it is; `total` where `items` has no length."""
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     if quiet:
         yield from items
     elif sys.stderr.isatty():
-        yield from tqdm(items, desc=description, total=total, unit=unit, leave=False, file=sys.stderr)
+        yield from tqdm(
+            items, desc=description, total=total, unit=unit, leave=False, file=sys.stderr
+        )
     else:
         yield from _lines(items, description, total, unit)
 

@@ -2,8 +2,8 @@
 
     A = softmax(scale * Q Kᵀ) V,   out = gamma * A + X
 
-A block of rows sees all keys, so its softmax is exact and needs no rescaling. Nothing but the inputs is kept for the
-backward pass, which computes the scores again. With dP = dOut Vᵀ:
+A block of rows sees all keys, so its softmax is exact and needs no rescaling. Nothing but the
+inputs is kept for the backward pass, which computes the scores again. With dP = dOut Vᵀ:
 
     delta = rowsum(dOut ∘ A) = rowsum(P ∘ dP),   dgamma = Σ delta,   dS = gamma * P ∘ (dP - delta)
     dV = gamma * Pᵀ dOut,   dQ = scale * dS K,   dK = scale * dSᵀ Q,   dX = dOut
@@ -14,11 +14,14 @@ No division by gamma, which starts at zero.
 import torch
 from torch import Tensor
 
-BLOCK_BYTES = 8 << 20  # of scores; larger blocks are no faster on a CPU, smaller ones waste the matrix product
+# Of scores; larger blocks are no faster on a CPU, smaller ones waste the matrix product.
+BLOCK_BYTES = 8 << 20
 
 
-def chunked_forward(q: Tensor, k: Tensor, v: Tensor, x: Tensor, gamma: Tensor, scale: float) -> Tensor:
-    """q (B, Nq, Dk), k (B, Nk, Dk), v (B, Nk, Dv), x (B, Nq, Dv), gamma (1,) -> (B, Nq, Dv), contiguous."""
+def chunked_forward(
+    q: Tensor, k: Tensor, v: Tensor, x: Tensor, gamma: Tensor, scale: float
+) -> Tensor:
+    """q (B, Nq, Dk), k (B, Nk, Dk), v (B, Nk, Dv), x (B, Nq, Dv), gamma (1,) -> (B, Nq, Dv)."""
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     gamma = gamma.to(x.dtype)
     for sample in range(q.shape[0]):
@@ -32,10 +35,13 @@ def chunked_forward(q: Tensor, k: Tensor, v: Tensor, x: Tensor, gamma: Tensor, s
 def chunked_backward(
     dout: Tensor, q: Tensor, k: Tensor, v: Tensor, gamma: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """dout (B, Nq, Dv) and the forward's inputs -> dq, dk, dv like q, k, v and dgamma (1,); dx is dout itself."""
+    """dout (B, Nq, Dv) and the forward's inputs -> dq, dk, dv like q, k, v and dgamma (1,); dx is
+    dout itself."""
     dq = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     dk, dv = (torch.zeros(t.shape, dtype=t.dtype, device=t.device) for t in (k, v))
-    dgamma = torch.zeros(1, dtype=torch.float64 if q.dtype == torch.float64 else torch.float32, device=q.device)
+    dgamma = torch.zeros(
+        1, dtype=torch.float64 if q.dtype == torch.float64 else torch.float32, device=q.device
+    )
     for sample in range(q.shape[0]):
         for rows in _blocks(q, k):
             scaled_q, dout_rows = q[sample, rows] * scale, dout[sample, rows]

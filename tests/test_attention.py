@@ -21,8 +21,15 @@ SHAPES = [  # batch, tokens_q, tokens_k, d_qk, d_v
 
 def make_inputs(batch, tokens_q, tokens_k, d_qk, d_v, dtype=torch.float64, gamma=0.7):
     generator = torch.Generator().manual_seed(0)
-    shapes = [(batch, tokens_q, d_qk), (batch, tokens_k, d_qk), (batch, tokens_k, d_v), (batch, tokens_q, d_v)]
-    tensors = [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes]
+    shapes = [
+        (batch, tokens_q, d_qk),
+        (batch, tokens_k, d_qk),
+        (batch, tokens_k, d_v),
+        (batch, tokens_q, d_v),
+    ]
+    tensors = [
+        torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes
+    ]
     return [t.requires_grad_() for t in (*tensors, torch.tensor([gamma], dtype=dtype))]
 
 

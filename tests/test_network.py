@@ -1,4 +1,5 @@
-"""The networks: sizes and arithmetic against the paper's equations, backends against each other, checkpoints."""
+"""The networks: sizes and arithmetic against the paper's equations, backends against each other,
+checkpoints."""
 
 import itertools
 
@@ -118,10 +119,17 @@ def test_blocks_stand_where_the_paper_has_them():
     shapes = {}
     model = create_model("hmc").eval()
     for name, block in model.attention_blocks().items():
-        block.register_forward_hook(lambda m, i, o, name=name: shapes.update({name: (*o.shape[1:],)}))
+        block.register_forward_hook(
+            lambda m, i, o, name=name: shapes.update({name: (*o.shape[1:],)})
+        )
     with torch.no_grad():
         model(torch.zeros(1, 3, 224, 224))
-    assert shapes == {"ha1": (256, 56, 56), "ha2": (512, 28, 28), "ca23": (1024, 14, 14), "ca34": (2048, 7, 7)}
+    assert shapes == {
+        "ha1": (256, 56, 56),
+        "ha2": (512, 28, 28),
+        "ca23": (1024, 14, 14),
+        "ca34": (2048, 7, 7),
+    }
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])

@@ -1,4 +1,5 @@
-"""`hmc-fast`: one subcommand a file; here they are put together and errors become a sentence and an exit code."""
+"""`hmc-fast`: one subcommand a file; here they are put together and errors become a sentence and an
+exit code."""
 
 import sys
 from collections.abc import Sequence
@@ -15,7 +16,8 @@ def build_parser() -> Parser:
     """The parser of `hmc-fast` with all its subcommands."""
     parser = Parser(
         prog="hmc-fast",
-        description="HMC-Net on mammograms: train, predict and check. For research; not a medical device.",
+        description="HMC-Net on mammograms: train, predict and check. "
+        "For research; not a medical device.",
     )
     parser.add_argument("--version", action="version", version=f"hmc-fast {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -25,7 +27,10 @@ def build_parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand. Exit codes: 0 done, 1 some inputs failed, 2 bad use or input, 130 interrupted."""
+    """Run one subcommand and give its exit code.
+
+    0 done, 1 some inputs failed, 2 bad use or bad input, 130 interrupted.
+    """
     args = build_parser().parse_args(argv)
     try:
         return args.run(args)

@@ -1,4 +1,5 @@
-"""The parser behind every subcommand: no abbreviations, and errors of one sentence that name the nearest flag."""
+"""The parser behind every subcommand: no abbreviations, and errors of one sentence that name the
+nearest flag."""
 
 import argparse
 import difflib
@@ -26,7 +27,7 @@ class Parser(argparse.ArgumentParser):
         near = closest(unknown[1], self._option_string_actions) if unknown else None
         return f"; did you mean {near}?" if near else f" (see {self.prog} --help)"
 
-    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def, override]
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
         """A subcommand refuses its own unknown flags, so that the hint comes from its own list."""
         namespace, extras = super().parse_known_args(args, namespace)
         if extras:

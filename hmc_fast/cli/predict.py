@@ -20,16 +20,26 @@ from hmc_fast.progress import progress
 from hmc_fast.training.config import resolve_device
 
 DESCRIPTION_TEXT = (
-    "Class probabilities of image files. A run's folds are averaged unless --fold names one. For research; not for diagnosis."
+    "Class probabilities of image files. A run's folds are averaged unless --fold names one. "
+    "For research; not for diagnosis."
 )
 
 
 def add_parser(subparsers: Any) -> None:
     """Add `predict` to the subcommands."""
-    parser = subparsers.add_parser("predict", help="image files to CSV", description=DESCRIPTION_TEXT)
-    parser.add_argument("model", metavar="RUN", type=Path, help="folder of a run, or of one of its folds")
+    parser = subparsers.add_parser(
+        "predict", help="image files to CSV", description=DESCRIPTION_TEXT
+    )
+    parser.add_argument(
+        "model", metavar="RUN", type=Path, help="folder of a run, or of one of its folds"
+    )
     parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="image files")
-    parser.add_argument("--fold", type=int, default=None, help="use this fold's model alone; default: the mean of all")
+    parser.add_argument(
+        "--fold",
+        type=int,
+        default=None,
+        help="use this fold's model alone; default: the mean of all",
+    )
     parser.add_argument("--out", type=Path, default=None, help="CSV file; default: standard output")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--backend", default="auto", choices=BACKENDS, help="attention backend")
@@ -50,7 +60,10 @@ def run(args: argparse.Namespace) -> int:
             failed.append(str(error))
             continue
         if pixel_hash(image) in seen:
-            print(f"hmc-fast: note: {path} is one of the run's own images: use predictions.csv", file=sys.stderr)
+            print(
+                f"hmc-fast: note: {path} is one of the run's own images: use predictions.csv",
+                file=sys.stderr,
+            )
         probabilities = _probabilities(models, image, device)
         predicted = models[0].classes[max(range(len(probabilities)), key=probabilities.__getitem__)]
         rows.append([str(path), predicted, *probabilities])
@@ -70,7 +83,7 @@ def _load(run_folder: Path, fold: int | None, backend: str, device: torch.device
     else:
         folds = [fold or 0]
     models: list[nn.Module] = [load_model(run_folder, k, backend=backend) for k in folds]
-    return [model.to(device, memory_format=torch.channels_last) for model in models]
+    return [model.to(device).to(memory_format=torch.channels_last) for model in models]
 
 
 @torch.inference_mode()

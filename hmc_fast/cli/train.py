@@ -1,4 +1,5 @@
-"""`hmc-fast train`: flags from the configuration's fields, a configuration file first, flags on top."""
+"""`hmc-fast train`: flags from the configuration's fields, a configuration file first, flags on
+top."""
 
 import argparse
 import dataclasses
@@ -13,18 +14,24 @@ from hmc_fast.errors import InputError
 from hmc_fast.training.config import TrainConfig, config_from_dict, flag
 from hmc_fast.training.run_folder import CONFIG, read_config
 
-DESCRIPTION = "Train HMC-Net or a baseline under patient-level cross-validation and report on the folds left out."
+DESCRIPTION = (
+    "Train HMC-Net or a baseline under patient-level cross-validation "
+    "and report on the folds left out."
+)
 
 
 def add_parser(subparsers: Any) -> None:
     """Add `train` to the subcommands."""
-    parser = subparsers.add_parser("train", help="train under cross-validation", description=DESCRIPTION)
+    parser = subparsers.add_parser(
+        "train", help="train under cross-validation", description=DESCRIPTION
+    )
     add_flags(parser)
     parser.set_defaults(run=run)
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """A flag for each field of TrainConfig; one that is not given leaves no trace, so that a file's value stays."""
+    """A flag for each field of TrainConfig; one that is not given leaves no trace, so that a file's
+    value stays."""
     for field in dataclasses.fields(TrainConfig):
         options: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS}
         if field.type is bool:
@@ -34,9 +41,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
             if field.metadata["choices"]:
                 options |= {"choices": field.metadata["choices"], "metavar": None}
         default = "" if field.default is None else f" (default: {field.default})"
-        parser.add_argument(flag(field.name), help=field.metadata["help"].replace("%", "%%") + default, **options)
+        parser.add_argument(
+            flag(field.name), help=field.metadata["help"].replace("%", "%%") + default, **options
+        )
     parser.add_argument("--config", type=Path, help="JSON of an earlier run; flags go on top")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --out, same settings")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the run in --out, same settings"
+    )
     parser.add_argument("--quiet", action="store_true", help="print errors only")
 
 
@@ -51,7 +62,11 @@ def run(args: argparse.Namespace) -> int:
     """Train; returns 0."""
     from hmc_fast.training.loop import train
 
-    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(TrainConfig) if hasattr(args, f.name)}
+    given = {
+        f.name: getattr(args, f.name)
+        for f in dataclasses.fields(TrainConfig)
+        if hasattr(args, f.name)
+    }
     values = read_config(args.config) if args.config else {}
     if args.config:
         values.pop("out", None)  # the earlier run's own folder

@@ -1,4 +1,5 @@
-"""What every reader gives: names, patients, labels, and functions that decode an image and its lesion mask."""
+"""What every reader gives: names, patients, labels, and functions that decode an image and its
+lesion mask."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,11 +13,11 @@ from hmc_fast.files import sha256_bytes
 class Dataset:
     """Grey images of patients with one class each; images are sorted by name and decoded on demand.
 
-    images, patients: one string an image; labels: (n,) int64, an index into `classes`, which stand in order of
-    severity; strata: (n,) int64, the worst class of the image's patient; read(i): uint8 (H, W) at full size;
-    mask(i): bool (H, W), all False on a film without lesion, None where the place is unknown or not trusted;
-    content(i): SHA-256 of what image i is made from (the file's bytes), cheap and without decoding; warnings:
-    sentences that the user should see.
+    images, patients: one string an image; labels: (n,) int64, an index into `classes`, which stand
+    in order of severity; strata: (n,) int64, the worst class of the image's patient; read(i): uint8
+    (H, W) at full size; mask(i): bool (H, W), all False on a film without lesion, None where the
+    place is unknown or not trusted; content(i): SHA-256 of what image i is made from (the file's
+    bytes), cheap and without decoding; warnings: sentences that the user should see.
     """
 
     name: str

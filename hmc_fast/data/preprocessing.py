@@ -14,7 +14,8 @@ from hmc_fast.data.images import read_image, resize
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a trained model expects; the paper's: resize to a square (bilinear, antialias), then (x - 0.5) / 0.5.
+    """What a trained model expects; the paper's: resize to a square (bilinear, antialias), then (x
+    - 0.5) / 0.5.
 
     image_size: pixels of a side; the aspect ratio is not kept.
     """

@@ -11,11 +11,11 @@ from hmc_fast.models.saved import load_model
 
 __all__ = ["VARIANTS", "create_model", "load_model"]
 
-_SWITCHES = {
-    "hmc": {"hierarchical": True, "multiscale": True},
-    "hierarchical": {"hierarchical": True, "multiscale": False},
-    "multiscale": {"hierarchical": False, "multiscale": True},
-    "resnet50": {"hierarchical": False, "multiscale": False},
+_SWITCHES = {  # hierarchical, multiscale
+    "hmc": (True, True),
+    "hierarchical": (True, False),
+    "multiscale": (False, True),
+    "resnet50": (False, False),
 }
 VARIANTS = (*_SWITCHES, *BASELINES)
 
@@ -32,12 +32,14 @@ def create_model(
 ) -> nn.Module:
     """A network with fresh weights from torch's random state, in training mode.
 
-    variant: one of VARIANTS; num_classes: at least 2; reduction: 1, 2, 4 or 8, channels of queries and keys are
-    divided by it; scale: None for 1 / sqrt(d_qk), 1.0 for the paper's Eq. 5; backend: see `spatial_attention`;
-    weights: a torchvision ResNet50 checkpoint (.safetensors, or .pth read with weights_only=True) for the backbone;
-    image_size: pixels, of the ViT alone: every other model takes any size from 64 to 1024.
+    variant: one of VARIANTS; num_classes: at least 2; reduction: 1, 2, 4 or 8, channels of queries
+    and keys are divided by it; scale: None for 1 / sqrt(d_qk), 1.0 for the paper's Eq. 5; backend:
+    see `spatial_attention`; weights: a torchvision ResNet50 checkpoint (.safetensors, or .pth read
+    with weights_only=True) for the backbone; image_size: pixels, of the ViT alone: every other
+    model takes any size from 64 to 1024.
 
-    Raises ValueError for anything else, InputError (a ValueError) for a checkpoint that does not fit.
+    Raises ValueError for anything else, InputError (a ValueError) for a checkpoint that does not
+    fit.
     """
     if variant not in VARIANTS:
         raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {variant!r}")
@@ -49,8 +51,15 @@ def create_model(
         if weights is not None:
             raise ValueError(f"weights are a ResNet50's; {variant} is trained from scratch")
         return create_baseline(variant, num_classes, image_size)
-    switches = _SWITCHES[variant]
-    model = HMCNet(num_classes, reduction=reduction, scale=scale, backend=backend, **switches)
+    hierarchical, multiscale = _SWITCHES[variant]
+    model = HMCNet(
+        num_classes,
+        hierarchical=hierarchical,
+        multiscale=multiscale,
+        reduction=reduction,
+        scale=scale,
+        backend=backend,
+    )
     if weights is not None:
         load_backbone(model, Path(weights))
     return model

@@ -1,10 +1,11 @@
-"""HMC-Net: torchvision's ResNet50 with four spatial attention blocks, each of which can be left out.
+"""HMC-Net: torchvision's ResNet50 with four spatial attention blocks, each of which can be left
+out.
 
-    x1 = Layer1(stem)   x1' = HA1(x1)                          hierarchical attention, 56 x 56 at 224 px
-    x2 = Layer2(x1')    x2' = HA2(x2)                          hierarchical attention, 28 x 28
-    x3 = Layer3(x2')    x3' = CA23(x3, match_ca23 x2')         cross-scale attention, 14 x 14
-    x4 = Layer4(x3')    x4' = CA34(x4, match_ca34 x3')         cross-scale attention, 7 x 7
-    logits = FC(average pool x4')                              Fatima et al. 2026, Eq. 1 to 19
+    x1 = Layer1(stem)   x1' = HA1(x1)                          hierarchical attention, 56 x 56 at
+    224 px x2 = Layer2(x1')    x2' = HA2(x2)                          hierarchical attention, 28 x
+    28 x3 = Layer3(x2')    x3' = CA23(x3, match_ca23 x2')         cross-scale attention, 14 x 14 x4
+    = Layer4(x3')    x4' = CA34(x4, match_ca34 x3')         cross-scale attention, 7 x 7 logits =
+    FC(average pool x4')                              Fatima et al. 2026, Eq. 1 to 19
 
 `match` is a 1x1 convolution to the deeper map's channels, then bilinear interpolation to its size.
 """
@@ -23,9 +24,10 @@ RESNET50_LAYERS = (3, 4, 6, 3)
 class HMCNet(ResNet):
     """ResNet50 with hierarchical (HA1, HA2) and multi-scale cross (CA23, CA34) attention.
 
-    num_classes: logits; hierarchical, multiscale: whether the two pairs of blocks exist; reduction, scale,
-    backend: of every block, see SpatialAttention2d; layers: bottleneck blocks of each stage. With neither pair
-    it is torchvision's ResNet50: the same parameter names, so that its checkpoints load.
+    num_classes: logits; hierarchical, multiscale: whether the two pairs of blocks exist; reduction,
+    scale, backend: of every block, see SpatialAttention2d; layers: bottleneck blocks of each stage.
+    With neither pair it is torchvision's ResNet50: the same parameter names, so that its
+    checkpoints load.
     """
 
     def __init__(

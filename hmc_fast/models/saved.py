@@ -1,4 +1,5 @@
-"""A trained model on the disk: model.safetensors with the weights, model.json with all that is needed to use them."""
+"""A trained model on the disk: model.safetensors with the weights, model.json with all that is
+needed to use them."""
 
 import json
 from pathlib import Path
@@ -17,7 +18,9 @@ WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 
 def save_model(folder: Path, model: nn.Module, description: dict[str, Any]) -> None:
     """Write weights, then model.json: a folder with model.json holds a whole model."""
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    weights = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()
+    }
     write_bytes(folder / WEIGHTS, save(weights))
     write_json(folder / DESCRIPTION, description)
 
@@ -25,10 +28,11 @@ def save_model(folder: Path, model: nn.Module, description: dict[str, Any]) -> N
 def load_model(run: str | Path, fold: int = 0, *, backend: str = "auto") -> nn.Module:
     """The model that a run trained, in eval mode on the CPU.
 
-    run: a run's folder, or one fold's folder of it; fold: which fold of a run; backend: of its attention blocks.
-    Returns the network with `.classes` (names in the order of the logits), `.preprocessing` (call it with a file or a
-    uint8 (H, W) array to get the input) and `.description` (model.json).
-    Raises InputError: no such run or fold, fold not finished, or a damaged file.
+    run: a run's folder, or one fold's folder of it; fold: which fold of a run; backend: of its
+    attention blocks. Returns the network with `.classes` (names in the order of the logits),
+    `.preprocessing` (call it with a file or a uint8 (H, W) array to get the input) and
+    `.description` (model.json). Raises InputError: no such run or fold, fold not finished, or a
+    damaged file.
     """
     from hmc_fast.models import create_model
 

@@ -12,14 +12,16 @@ FOREIGN_NAMES = {"query_conv": "query", "key_conv": "key", "value_conv": "value"
 
 
 class SpatialAttention2d(nn.Module):
-    """gamma * softmax(scale * Q Kᵀ) V + x over the positions of a map, queries from x, keys and values from context.
+    """gamma * softmax(scale * Q Kᵀ) V + x over the positions of a map, queries from x, keys and
+    values from context.
 
-    channels: of x and of context; reduction: queries and keys have channels // reduction of them, values all;
-    scale: None for 1 / sqrt(channels // reduction), 1.0 for SAGAN and DANet; backend: see
-    `hmc_fast.spatial_attention`. gamma starts at 0: the block starts as the identity.
+    channels: of x and of context; reduction: queries and keys have channels // reduction of them,
+    values all; scale: None for 1 / sqrt(channels // reduction), 1.0 for SAGAN and DANet; backend:
+    see `hmc_fast.spatial_attention`. gamma starts at 0: the block starts as the identity.
 
-    `load_state_dict` also takes the names of SAGAN and DANet blocks (query_conv, key_conv, value_conv, gamma).
-    Raises ValueError where channels is not a multiple of reduction, or backend is unknown.
+    `load_state_dict` also takes the names of SAGAN and DANet blocks (query_conv, key_conv,
+    value_conv, gamma). Raises ValueError where channels is not a multiple of reduction, or backend
+    is unknown.
     """
 
     def __init__(
@@ -27,7 +29,9 @@ class SpatialAttention2d(nn.Module):
     ) -> None:
         super().__init__()
         if reduction < 1 or channels % reduction:
-            raise ValueError(f"channels must be a multiple of reduction, got {channels} and {reduction}")
+            raise ValueError(
+                f"channels must be a multiple of reduction, got {channels} and {reduction}"
+            )
         if scale is not None and not math.isfinite(scale):
             raise ValueError(f"scale must be a finite number or None, got {scale}")
         self.query = nn.Conv2d(channels, channels // reduction, kernel_size=1)
@@ -39,7 +43,8 @@ class SpatialAttention2d(nn.Module):
         self.register_load_state_dict_pre_hook(_rename_foreign_keys)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """x (B, C, H, W), context (B, C, H', W') or None for x itself -> (B, C, H, W), channels last in memory."""
+        """x (B, C, H, W), context (B, C, H', W') or None for x itself -> (B, C, H, W), channels
+        last in memory."""
         context = x if context is None else context
         height, width = x.shape[2:]
         q, k, v = self.query(x), self.key(context), self.value(context)

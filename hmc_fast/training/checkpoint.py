@@ -1,7 +1,9 @@
-"""Crash-safe checkpoints: a folder of safetensors and JSON files, whole or not there, whenever the process dies.
+"""Crash-safe checkpoints: a folder of safetensors and JSON files, whole or not there, whenever the
+process dies.
 
-A checkpoint is written beside, synced, read back and compared with its SHA-256 manifest; only then the current one becomes
-`<name>.previous` and the new one takes its name. At every moment one of them is whole. No pickle anywhere.
+A checkpoint is written beside, synced, read back and compared with its SHA-256 manifest; only then
+the current one becomes `<name>.previous` and the new one takes its name. At every moment one of
+them is whole. No pickle anywhere.
 """
 
 import contextlib
@@ -30,11 +32,13 @@ class DamagedCheckpoint(Exception):
     """A checkpoint whose files do not match its manifest."""
 
 
-def save_checkpoint(folder: Path, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
+def save_checkpoint(
+    folder: Path, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]
+) -> None:
     """Replace the checkpoint at `folder`; the one before stays beside it as `<folder>.previous`.
 
-    tensors: a safetensors file for each key; state: written as JSON. On an error (disk full) the old checkpoint is
-    untouched and what was begun is removed; OSError goes on to the caller.
+    tensors: a safetensors file for each key; state: written as JSON. On an error (disk full) the
+    old checkpoint is untouched and what was begun is removed; OSError goes on to the caller.
     """
     new = _new(folder)
     shutil.rmtree(new, ignore_errors=True)
@@ -50,7 +54,8 @@ def save_checkpoint(folder: Path, tensors: dict[str, dict[str, Tensor]], state: 
 
 
 def load_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest whole checkpoint at `folder`, or None, and a sentence for each damaged one that was passed over."""
+    """The newest whole checkpoint at `folder`, or None, and a sentence for each damaged one that
+    was passed over."""
     warnings = []
     for candidate in (folder, _new(folder), _previous(folder)):
         try:
@@ -71,7 +76,9 @@ def remove_checkpoint(folder: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _write_files(folder: Path, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
+def _write_files(
+    folder: Path, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]
+) -> None:
     manifest = {}
     for name, group in tensors.items():
         data = save({key: tensor.detach().cpu().contiguous() for key, tensor in group.items()})

@@ -1,4 +1,5 @@
-"""Every setting of a training run: default, help and check in one place; the flags of `hmc-fast train` are made from it."""
+"""Every setting of a training run: default, help and check in one place; the flags of `hmc-fast
+train` are made from it."""
 
 import dataclasses
 import math
@@ -20,9 +21,13 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def setting(default: Any, help: str, *, choices: tuple | None = None, rule: tuple | None = None) -> Any:
+def setting(
+    default: Any, help: str, *, choices: tuple | None = None, rule: tuple | None = None
+) -> Any:
     """A field with its help; rule = (predicate, what the value must be)."""
-    return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "rule": rule})
+    return dataclasses.field(
+        default=default, metadata={"help": help, "choices": choices, "rule": rule}
+    )
 
 
 def _at_least(minimum: float, unit: str = "") -> tuple[Callable[[Any], bool], str]:
@@ -34,38 +39,68 @@ class TrainConfig:
     """The settings of one run. None means that the preset decides, see `resolve`."""
 
     data: str = setting("phantom", "phantom, mias:DIR, or DIR with a folder for each class")
-    classes: str = setting("normal,benign,malignant", "class folders in order of severity, with commas")
+    classes: str = setting(
+        "normal,benign,malignant", "class folders in order of severity, with commas"
+    )
     variant: str = setting("hmc", "network", choices=VARIANTS)
     out: str | None = setting(None, "folder of the run; default runs/<variant>-<n>")
     preset: str | None = setting(
-        None, "quick: 64 px, batch 8, 5 epochs; full: the paper's 224 px, batch 32, 200000 augmented images a "
-        "fold; default: quick on a CPU with the phantom, else full", choices=tuple(PRESETS)
+        None,
+        "quick: 64 px, batch 8, 5 epochs; full: the paper's 224 px, batch 32, 200000 augmented "
+        "images a fold; default: quick on a CPU with the phantom, else full",
+        choices=tuple(PRESETS),
     )
     image_size: int | None = setting(
-        None, "pixels of a side, 64 to 1024", rule=(lambda v: 64 <= v <= 1024, "from 64 to 1024 pixels")
+        None,
+        "pixels of a side, 64 to 1024",
+        rule=(lambda v: 64 <= v <= 1024, "from 64 to 1024 pixels"),
     )
-    epochs: int | None = setting(None, "passes over the training images of a fold", rule=_at_least(1))
+    epochs: int | None = setting(
+        None, "passes over the training images of a fold", rule=_at_least(1)
+    )
     augmented: int | None = setting(None, "or: augmented images a fold, in all", rule=_at_least(1))
     batch_size: int | None = setting(None, "images a step", rule=_at_least(2))
     lr: float = setting(1e-4, "Adam's learning rate", rule=(lambda v: 0 < v < math.inf, "above 0"))
     folds: int = setting(5, "folds of the cross-validation", rule=_at_least(2))
-    only_fold: int | None = setting(None, "train this fold alone, counted from 0", rule=_at_least(0))
-    seed: int = setting(0, "of folds, weights, order and augmentation", rule=(lambda v: 0 <= v < 2**32, "from 0 to 4294967295"))
+    only_fold: int | None = setting(
+        None, "train this fold alone, counted from 0", rule=_at_least(0)
+    )
+    seed: int = setting(
+        0,
+        "of folds, weights, order and augmentation",
+        rule=(lambda v: 0 <= v < 2**32, "from 0 to 4294967295"),
+    )
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
     backend: str = setting("auto", "attention backend", choices=BACKENDS)
     amp: str = setting("auto", "low precision", choices=("auto", "bf16", "fp16", "off"))
-    compile: bool = setting(False, "torch.compile: the whole step on CUDA, the attention blocks on a CPU")
-    deterministic: bool = setting(False, "bitwise the same result on the same machine; no choice by timing")
+    compile: bool = setting(
+        False, "torch.compile: the whole step on CUDA, the attention blocks on a CPU"
+    )
+    deterministic: bool = setting(
+        False, "bitwise the same result on the same machine; no choice by timing"
+    )
     class_weights: str = setting("none", "weights of the loss", choices=("none", "balanced"))
-    label: str = setting("first", "MIAS: an image's class is its first or its worst row", choices=("first", "worst"))
-    reduction: int = setting(8, "attention: channels of queries and keys are divided by it", choices=(1, 2, 4, 8))
-    scale: float | None = setting(None, "attention: factor of the scores, default 1/sqrt(d_qk); 1 for Eq. 5")
-    weights: str | None = setting(None, "ResNet50 checkpoint (.safetensors or .pth) for the backbone")
+    label: str = setting(
+        "first", "MIAS: an image's class is its first or its worst row", choices=("first", "worst")
+    )
+    reduction: int = setting(
+        8, "attention: channels of queries and keys are divided by it", choices=(1, 2, 4, 8)
+    )
+    scale: float | None = setting(
+        None, "attention: factor of the scores, default 1/sqrt(d_qk); 1 for Eq. 5"
+    )
+    weights: str | None = setting(
+        None, "ResNet50 checkpoint (.safetensors or .pth) for the backbone"
+    )
     validation_fraction: float = setting(
-        0.0, "share of the training patients held out to choose the epoch; 0: the last step's weights are tested",
+        0.0,
+        "share of the training patients held out to choose the epoch; "
+        "0: the last step's weights are tested",
         rule=(lambda v: 0 <= v <= 0.5, "from 0 to 0.5"),
     )
-    checkpoint_every: float = setting(10.0, "minutes between checkpoints; 0: after every step", rule=_at_least(0))
+    checkpoint_every: float = setting(
+        10.0, "minutes between checkpoints; 0: after every step", rule=_at_least(0)
+    )
     workers: int = setting(2, "threads that decode images", rule=_at_least(0))
 
     def __post_init__(self) -> None:
@@ -74,9 +109,18 @@ class TrainConfig:
         if self.epochs is not None and self.augmented is not None:
             raise InputError("give --epochs or --augmented, not both")
         if self.only_fold is not None and self.only_fold >= self.folds:
-            raise InputError(f"--only-fold must be from 0 to {self.folds - 1}, got {self.only_fold}")
+            raise InputError(
+                f"--only-fold must be from 0 to {self.folds - 1}, got {self.only_fold}"
+            )
         if len(set(self.class_names)) < 2 or len(set(self.class_names)) < len(self.class_names):
-            raise InputError(f"--classes must name two or more different folders, got {self.classes!r}")
+            raise InputError(
+                f"--classes must name two or more different folders, got {self.classes!r}"
+            )
+
+    @property
+    def pixels(self) -> int:
+        """`image_size`, the paper's where no preset has filled it in."""
+        return self.image_size or PRESETS["full"]["image_size"]
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -107,7 +151,9 @@ def config_from_dict(values: dict[str, Any]) -> TrainConfig:
         if name not in fields:
             raise InputError(f"unknown setting {name!r} in the configuration")
         if not _has_type(value, fields[name].type):
-            raise InputError(f"setting {name!r} must be {_type_name(fields[name].type)}, got {value!r}")
+            raise InputError(
+                f"setting {name!r} must be {_type_name(fields[name].type)}, got {value!r}"
+            )
     return TrainConfig(**values)
 
 
@@ -128,7 +174,11 @@ def resolve_device(device: str) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, number = device.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdigit()) or (kind == "cpu" and number):
+    if (
+        kind not in ("cpu", "cuda")
+        or (number and not number.isdigit())
+        or (kind == "cpu" and number)
+    ):
         raise InputError(f"--device must be auto, cpu, cuda or cuda:N, got {device}")
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
         found = f"{torch.cuda.device_count()} CUDA device(s)"
@@ -137,11 +187,15 @@ def resolve_device(device: str) -> torch.device:
 
 
 def resolve(config: TrainConfig, device: torch.device) -> tuple[TrainConfig, list[str]]:
-    """Fill in what the preset decides; returns the full config and sentences that say what was chosen and why."""
+    """Fill in what the preset decides; returns the full config and sentences that say what was
+    chosen and why."""
     on_cpu = device.type == "cpu"
     preset = config.preset or ("quick" if on_cpu and config.data == "phantom" else "full")
     filled = {k: v for k, v in PRESETS[preset].items() if getattr(config, k) is None}
-    notes = [f"preset {preset} ({_preset_reason(config, on_cpu)}); change it with --preset or single flags"]
+    notes = [
+        f"preset {preset} ({_preset_reason(config, on_cpu)}); "
+        "change it with --preset or single flags"
+    ]
     if config.epochs is not None or config.augmented is not None:
         filled = {k: v for k, v in filled.items() if k not in ("epochs", "augmented")}
     elif "augmented" in filled and on_cpu and config.preset is None:

@@ -1,4 +1,5 @@
-"""What a training shows: a bar for each fold on a terminal, a line for each pass elsewhere, and the result."""
+"""What a training shows: a bar for each fold on a terminal, a line for each pass elsewhere, and the
+result."""
 
 import sys
 import time
@@ -14,7 +15,8 @@ LINES = 20  # about so many for each fold; a long run does not print every pass
 
 
 class FoldDisplay:
-    """Shows the steps and passes of one fold; a context, so that the bar is closed whatever happens."""
+    """Shows the steps and passes of one fold; a context, so that the bar is closed whatever
+    happens."""
 
     def __init__(self, fold: int, folds: int, plan: BatchPlan, quiet: bool) -> None:
         self.title = f"fold {fold + 1}/{folds}"
@@ -30,7 +32,10 @@ class FoldDisplay:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.bar.close()
 
@@ -52,7 +57,8 @@ class FoldDisplay:
             f"train loss {row['train_loss']:.3f} accuracy {row['train_accuracy']:.3f}"
         )
         if row.get("validation_loss") is not None:
-            line += f"  validation loss {row['validation_loss']:.3f} accuracy {row['validation_accuracy']:.3f}"
+            line += f"  validation loss {row['validation_loss']:.3f}"
+            line += f" accuracy {row['validation_accuracy']:.3f}"
         if row["test_loss"] is not None:
             line += f"  test loss {row['test_loss']:.3f} accuracy {row['test_accuracy']:.3f}"
         return f"{line}  {row['images_per_s']:.1f} images/s"
@@ -67,8 +73,8 @@ def headline(metrics: dict[str, Any], folds: int) -> list[str]:
         interval = f" [{ends[0]:.3f}, {ends[1]:.3f}]" if ends else ""
         parts.append(f"{name.replace('_', ' ')} {_number(pooled[name])}{interval}")
     return [
-        f"out of fold, {done} of {folds} folds, {pooled['n']} images (95 % intervals, patients resampled): "
-        + ", ".join(parts),
+        f"out of fold, {done} of {folds} folds, {pooled['n']} images "
+        f"(95 % intervals, patients resampled): {', '.join(parts)}",
         f"always the majority class: balanced accuracy {_number(majority['balanced_accuracy'])}, "
         f"accuracy {_number(majority['accuracy'])}, f1 {_number(majority['f1'])}",
     ]

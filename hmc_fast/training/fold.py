@@ -22,7 +22,8 @@ from hmc_fast.training.step import Trainer
 
 CHECKPOINT, HISTORY, PREDICTIONS = "checkpoint", "history.csv", "predictions.csv"
 HISTORY_COLUMNS = (
-    "fold", "epoch", "images", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds", "images_per_s",
+    "fold", "epoch", "images", "train_loss", "train_accuracy", "test_loss", "test_accuracy",
+    "seconds", "images_per_s",
 )  # fmt: skip
 VALIDATION_COLUMNS = ("validation_loss", "validation_accuracy")
 EVALUATIONS = 100  # at most this many passes of a long run evaluate the test fold, for the curves
@@ -37,8 +38,8 @@ class Split(NamedTuple):
 
 
 class Job(NamedTuple):
-    """One fold's work. images: uint8 (n, 1, S, S) and labels: (n,), all of the data set, on the device;
-    description: what model.json will say; names: of the images; checkpoint_seconds between checkpoints."""
+    """One fold's work. images: uint8 (n, 1, S, S) and labels: (n,), all of the data set, on the
+    device; names: of the images; checkpoint_seconds: between checkpoints."""
 
     fold: int
     split: Split
@@ -48,7 +49,6 @@ class Job(NamedTuple):
     names: tuple[str, ...]
     folder: Path
     seed: int
-    description: dict[str, Any]
     checkpoint_seconds: float
 
 
@@ -78,16 +78,20 @@ def is_done(folder: Path) -> bool:
 def train_fold(
     trainer: Trainer,
     job: Job,
+    description: dict[str, Any],
     *,
     stop: Callable[[], bool] = lambda: False,
     show: Callable[[int, dict[str, Any] | None], None] = lambda step, row: None,
     warn: Callable[[str], None] = print,
 ) -> None:
-    """Train to the end from the newest checkpoint in job.folder, or from the trainer's fresh weights.
+    """Train to the end from the newest checkpoint in job.folder, or from the trainer's fresh
+    weights.
 
-    stop: asked after every step; show: told the steps done and, at the end of a pass, its history row; warn: told of damaged
-    checkpoints. Leaves history.csv, predictions.csv, model.safetensors and, last, model.json. Raises Interrupted where
-    `stop` said so, InputError where the loss is no longer a number or the checkpoint cannot be written.
+    description: what model.json will say; stop: asked after every step; show: told the steps done
+    and, at the end of a pass, its history row; warn: told of damaged checkpoints. Leaves
+    history.csv, predictions.csv, model.safetensors and, last, model.json. Raises Interrupted where
+    `stop` said so, InputError where the loss is no longer a number or the checkpoint cannot be
+    written.
     """
     state, best = _resume(trainer, job, warn)
     loss_sum = torch.tensor(state.loss_sum, dtype=torch.float64, device=trainer.device)
@@ -114,7 +118,7 @@ def train_fold(
             last_save = time.monotonic()
             if stop():
                 raise Interrupted
-    _finish(trainer, job, state, best)
+    _finish(trainer, job, state, best, description)
 
 
 def _one_step(trainer: Trainer, job: Job, step: int) -> tuple[Tensor, Tensor]:
@@ -128,7 +132,8 @@ def _one_step(trainer: Trainer, job: Job, step: int) -> tuple[Tensor, Tensor]:
 def _close_row(
     trainer: Trainer, job: Job, state: State, best: dict[str, Tensor] | None
 ) -> tuple[dict[str, Any], dict[str, Tensor] | None]:
-    """The history row of the pass that has just ended; `best` weights are replaced where validation says so."""
+    """The history row of the pass that has just ended; `best` weights are replaced where validation
+    says so."""
     epoch = job.plan.passes_done(state.step)
     if not math.isfinite(state.loss_sum):
         raise InputError(
@@ -176,18 +181,25 @@ def _evaluate(trainer: Trainer, job: Job, chosen: np.ndarray) -> tuple[float, fl
     return loss, (logits.argmax(1) == labels).double().mean().item()
 
 
-def _finish(trainer: Trainer, job: Job, state: State, best: dict[str, Tensor] | None) -> None:
-    """Predict the test fold and write the results; model.json comes last and marks the fold as done."""
+def _finish(
+    trainer: Trainer,
+    job: Job,
+    state: State,
+    best: dict[str, Tensor] | None,
+    description: dict[str, Any],
+) -> None:
+    """Predict the test fold and write the results; model.json comes last and marks the fold as
+    done."""
     if best is not None:
         trainer.model.load_state_dict(best)
     probabilities = _logits(trainer, job, job.split.test).double().softmax(1).tolist()
     names = [job.names[i] for i in job.split.test]
-    classes = job.description["classes"]
+    classes = description["classes"]
     rows = [[name, *row] for name, row in zip(names, probabilities, strict=True)]
     write_csv(job.folder / PREDICTIONS, ["image", *(f"p_{name}" for name in classes)], rows)
     _write_history(job, state.rows)
     selected = {"selected_epoch": state.best_epoch} if best is not None else {}
-    save_model(job.folder, trainer.model, job.description | {"fold": job.fold} | selected)
+    save_model(job.folder, trainer.model, description | selected)
     remove_checkpoint(job.folder / CHECKPOINT)
 
 
@@ -215,8 +227,8 @@ def _save(trainer: Trainer, job: Job, state: State, best: dict[str, Tensor] | No
         save_checkpoint(job.folder / CHECKPOINT, tensors, asdict(state) | {"scaler": scaler})
     except OSError as error:
         raise InputError(
-            f"cannot write the checkpoint in {job.folder}: {error.strerror or error}; the one before is kept: "
-            "make room and go on with --resume"
+            f"cannot write the checkpoint in {job.folder}: {error.strerror or error}; "
+            "the one before is kept: make room and go on with --resume"
         ) from error
 
 
@@ -242,7 +254,8 @@ def _resume(
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Adam's state by parameter number, in the memory layout of the parameters: the fused step walks over both alike."""
+    """Adam's state by parameter number, in the memory layout of the parameters: the fused step
+    walks over both alike."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
@@ -251,4 +264,6 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
         if tensor.shape == like.shape and name != "step":
             tensor = torch.empty_like(like, requires_grad=False).copy_(tensor)
         state.setdefault(int(index), {})[name] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    )

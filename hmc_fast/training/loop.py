@@ -1,17 +1,18 @@
-"""The main job: from a configuration to a folder with models, out-of-fold predictions, metrics and a report."""
+"""The main job: from a configuration to a folder of models, out-of-fold predictions, metrics and a
+report."""
 
 import dataclasses
-import json
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hmc_fast import __version__
 from hmc_fast.attention import Shape, choose_backend
@@ -34,12 +35,17 @@ from hmc_fast.training.fold import CHECKPOINT, Interrupted, Job, Split, is_done,
 from hmc_fast.training.results import Run, next_commands, write_results
 from hmc_fast.training.run_folder import (
     CONFIG,
+    ENVIRONMENT,
+    FOLDS,
+    IMAGES,
     check_disk,
     check_free,
     check_same,
     default_out,
+    is_begun,
     locked,
     read_config,
+    read_json,
 )
 from hmc_fast.training.step import (
     Precision,
@@ -50,7 +56,6 @@ from hmc_fast.training.step import (
     deterministic_algorithms,
 )
 
-FOLDS, ENVIRONMENT, IMAGES = "folds.csv", "env.json", "images.json"
 Build = Callable[[TrainConfig], nn.Module]
 
 
@@ -64,7 +69,7 @@ def build_model(config: TrainConfig) -> nn.Module:
             scale=config.scale,
             backend=config.backend,
             weights=config.weights,
-            image_size=config.image_size or 224,
+            image_size=config.pixels,
         )
     except ValueError as error:
         raise InputError(str(error)) from error
@@ -80,208 +85,237 @@ def train(
 ) -> Path:
     """Train and test every fold that is not done yet; returns the run's folder.
 
-    config: the settings, None where the preset decides; resume: go on in config.out, with the same settings; command: the
-    shell command, for the report; build: makes the network (tests give a small one).
-    Raises InputError for bad input, Interrupted after a signal, when the checkpoint is written.
+    config: the settings, None where the preset decides; resume: go on in config.out, with the same
+    settings; command: the shell command, for the report; build: makes the network (tests give a
+    small one).
+    Raises InputError for bad input; Interrupted after a signal, when the checkpoint is written.
     """
+    if not quiet:
+        say(f"hmc-fast {__version__}: for research, not a medical device")
     device = resolve_device(config.device)
     config, notes = resolve(config, device)
+    for note in notes:
+        say(note, quiet)
     folder = Path(config.out) if config.out else default_out(config.variant)
-    begun = resume and (folder / CONFIG).is_file()
+    begun = resume and is_begun(folder)
     if begun:
         check_same(config, read_config(folder / CONFIG), folder)
-    elif not (resume and _only_leftovers(folder)):
-        check_free(folder)
+    else:
+        check_free(folder, leftovers=resume)
     with deterministic_algorithms(config.deterministic):
-        dataset, images, assignment = _load_data(config, folder if begun else None, quiet)
+        data = _load_data(config, folder if begun else None, quiet)
         model = build(config)
         with locked(folder):
-            return _run(config, folder, device, dataset, images, assignment, model, notes, quiet, command, build)
+            session = Session(config, folder, device, *data, model, build, quiet, command, notes)
+            return _run(session)
 
 
-def _only_leftovers(folder: Path) -> bool:
-    """Whether a run was killed in `folder` before it wrote its configuration."""
-    return not folder.is_dir() or all(p.name.startswith(".") or p.name in (FOLDS, ENVIRONMENT, IMAGES) for p in folder.iterdir())
+@dataclass
+class Session:
+    """What a run works with; notes: sentences for the report."""
+
+    config: TrainConfig
+    folder: Path
+    device: torch.device
+    dataset: Dataset
+    images: Images
+    assignment: np.ndarray
+    model: nn.Module
+    build: Build
+    quiet: bool
+    command: str
+    notes: list[str]
+
+    def say(self, text: str) -> None:
+        """One line for the user."""
+        say(text, self.quiet)
 
 
-def _load_data(config: TrainConfig, begun: Path | None, quiet: bool) -> tuple[Dataset, Images, np.ndarray]:
-    """Data set, pixels and folds, with the guarantee that no patient and no picture is on both sides."""
-    size = config.image_size or 224
+def _load_data(
+    config: TrainConfig, begun: Path | None, quiet: bool
+) -> tuple[Dataset, Images, np.ndarray]:
+    """Data set, pixels and folds; no patient and no picture is on both sides of any fold."""
     dataset = open_dataset(
-        config.data, classes=config.class_names, label=config.label, seed=config.seed, image_size=size
+        config.data,
+        classes=config.class_names,
+        label=config.label,
+        seed=config.seed,
+        image_size=config.pixels,
     )
     for warning in dataset.warnings:
         say(f"note: {warning}", quiet)
     assignment = make_folds(dataset, config.folds, config.seed)
-    images = load_images(dataset, size, workers=config.workers, quiet=quiet)
+    images = load_images(dataset, config.pixels, workers=config.workers, quiet=quiet)
     if begun and (begun / FOLDS).is_file():
         assignment = read_folds(begun / FOLDS, dataset)
     check_folds(dataset, assignment, images.hashes)
     return dataset, images, assignment
 
 
-def _run(
-    config: TrainConfig,
-    folder: Path,
-    device: torch.device,
-    dataset: Dataset,
-    images: Images,
-    assignment: np.ndarray,
-    model: nn.Module,
-    notes: list[str],
-    quiet: bool,
-    command: str,
-    build: Build,
-) -> Path:
-    folds = [config.only_fold] if config.only_fold is not None else list(range(config.folds))
-    check_disk(folder, sum(p.numel() * p.element_size() for p in model.parameters()), len(folds))
-    pixels = torch.from_numpy(images.pixels).unsqueeze(1).to(device)
-    labels = torch.from_numpy(dataset.labels).to(device)
-    jobs = {fold: _job(config, fold, folder, dataset, assignment, pixels, labels) for fold in folds}
-    hashes = _check_images(config, folder, dataset, images.hashes)
-    facts = _environment(config, folder, device, model, jobs[folds[0]].plan.steps)
-    write_folds(folder / FOLDS, dataset, assignment)
-    write_json(folder / IMAGES, hashes)
-    write_json(folder / ENVIRONMENT, facts)
-    write_json(folder / CONFIG, dataclasses.asdict(config))
-    notes = [*notes, *_say_plan(config, folder, device, dataset, model, facts, jobs, quiet)]
-    trainer = Trainer(model, device, Precision(**facts["precision"]), config.lr, config.compile)
-    for fold, job in jobs.items():
-        _train_one(trainer, job._replace(description=_described(job, folder)), config, build, quiet)
+def _run(session: Session) -> Path:
+    config, folder = session.config, session.folder
+    folds = [*range(config.folds)] if config.only_fold is None else [config.only_fold]
+    check_disk(folder, sum(p.nbytes for p in session.model.parameters()), len(folds))
+    jobs = _jobs(session, folds)
+    facts = _begin(session, jobs[0].plan.steps)
+    precision = Precision(**facts["precision"])
+    _say_plan(session, jobs, precision)
+    trainer = Trainer(session.model, session.device, precision, config.lr, config.compile)
+    for job in jobs:
+        _train_one(session, trainer, job)
     done = [fold for fold in range(config.folds) if is_done(folder / f"fold{fold}")]
-    run = Run(folder, config, dataset, assignment, images.pixels, facts, notes, command)
-    metrics = write_results(run, done)
-    for line in [*headline(metrics, config.folds), f"report: {folder / 'report.html'}", "next:"]:
-        say(line, quiet)
-    for line in next_commands(folder)[:1]:
-        say(f"  {line}", quiet)
+    metrics = write_results(
+        Run(
+            folder, config, session.dataset, session.assignment, session.images.pixels, facts,
+            session.notes, session.command,
+        ),
+        done,
+    )  # fmt: skip
+    for line in headline(metrics, config.folds):
+        session.say(line)
+    session.say(f"report: {folder / 'report.html'}")
+    session.say(f"next: {next_commands(folder)[0]}")
     return folder
 
 
-def _job(
-    config: TrainConfig,
-    fold: int,
-    folder: Path,
-    dataset: Dataset,
-    assignment: np.ndarray,
-    pixels: torch.Tensor,
-    labels: torch.Tensor,
-) -> Job:
-    train, test = np.flatnonzero(assignment != fold), np.flatnonzero(assignment == fold)
-    validation = np.array([], np.int64)
-    if config.validation_fraction:
-        train, validation = split_validation(dataset, train, config.validation_fraction, config.seed)
+def _begin(session: Session, steps: int) -> dict[str, Any]:
+    """Write the files that describe the run; config.json comes last and marks it as begun.
+
+    Returns env.json: machine, versions, and the precision, which a resumed run takes from there.
+    """
+    config, folder = session.config, session.folder
+    _check_images(session)
+    if (folder / ENVIRONMENT).is_file():
+        facts = read_json(folder / ENVIRONMENT)
+    else:
+        precision = choose_precision(
+            config.amp, session.model, session.device, config.pixels,
+            deterministic=config.deterministic, steps=steps,
+        )  # fmt: skip
+        facts = environment() | {"device": str(session.device), "precision": precision._asdict()}
+    write_folds(folder / FOLDS, session.dataset, session.assignment)
+    write_json(folder / ENVIRONMENT, facts)
+    write_json(folder / CONFIG, dataclasses.asdict(config))
+    return facts
+
+
+def _check_images(session: Session) -> None:
+    """Write images.json (name: hash of the pixels), or compare with what the run began with."""
+    path = session.folder / IMAGES
+    now = dict(zip(session.dataset.images, session.images.hashes, strict=True))
+    before = read_json(path) if path.is_file() else now
+    changed = sorted(n for n in now.keys() | before.keys() if now.get(n) != before.get(n))
+    if changed:
+        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        raise InputError(
+            f"{session.config.data} has changed since the run in {session.folder} began: "
+            f"{changed[0]}{more}; restore the images or start a new run"
+        )
+    write_json(path, now)
+
+
+def _jobs(session: Session, folds: list[int]) -> list[Job]:
+    pixels = torch.from_numpy(session.images.pixels).unsqueeze(1).to(session.device)
+    labels = torch.from_numpy(session.dataset.labels).to(session.device)
+    return [_job(session, fold, pixels, labels) for fold in folds]
+
+
+def _job(session: Session, fold: int, pixels: Tensor, labels: Tensor) -> Job:
+    config, dataset = session.config, session.dataset
+    train = np.flatnonzero(session.assignment != fold)
+    test = np.flatnonzero(session.assignment == fold)
+    train, validation = split_validation(dataset, train, config.validation_fraction, config.seed)
     total = config.augmented or (config.epochs or 1) * len(train)
-    plan = BatchPlan(train, config.batch_size or 32, total, config.seed, fold)
-    size = config.image_size or 224
-    description = {
+    return Job(
+        fold=fold,
+        split=Split(train, validation, test),
+        plan=BatchPlan(train, config.batch_size or 32, total, config.seed, fold),
+        images=pixels,
+        labels=labels,
+        names=dataset.images,
+        folder=session.folder / f"fold{fold}",
+        seed=config.seed,
+        checkpoint_seconds=config.checkpoint_every * 60,
+    )
+
+
+def _description(session: Session, fold: int) -> dict[str, Any]:
+    """model.json of a fold."""
+    config = session.config
+    return {
         "variant": config.variant,
         "reduction": config.reduction,
         "scale": config.scale,
-        "classes": list(dataset.classes),
-        "image_size": size,
-        "preprocessing": Preprocessing(size).to_dict(),
+        "classes": list(session.dataset.classes),
+        "image_size": config.pixels,
+        "preprocessing": Preprocessing(config.pixels).to_dict(),
         "fold": fold,
+        "folds_sha256": sha256_file(session.folder / FOLDS),
         "seed": config.seed,
         "version": __version__,
     }
-    split = Split(train, validation, test)
-    return Job(
-        fold, split, plan, pixels, labels, dataset.images, folder / f"fold{fold}", config.seed, description,
-        config.checkpoint_every * 60,
-    )  # fmt: skip
 
 
-def _described(job: Job, folder: Path) -> dict[str, Any]:
-    return job.description | {"folds_sha256": sha256_file(folder / FOLDS)}
-
-
-def _environment(
-    config: TrainConfig, folder: Path, device: torch.device, model: nn.Module, steps: int
-) -> dict[str, Any]:
-    """env.json: machine, versions, and the precision, which a resumed run takes from there."""
-    if (folder / ENVIRONMENT).is_file():
-        return read_json(folder / ENVIRONMENT)
-    size = config.image_size or 224
-    precision = choose_precision(
-        config.amp, model, device, size, deterministic=config.deterministic, steps=steps
-    )
-    return environment() | {"device": str(device), "precision": precision._asdict()}
-
-
-def _check_images(config: TrainConfig, folder: Path, dataset: Dataset, hashes: tuple[str, ...]) -> dict[str, str]:
-    """Name and hash of every image; InputError where they are not those that the run began with."""
-    now = dict(zip(dataset.images, hashes, strict=True))
-    if (folder / IMAGES).is_file():
-        before = read_json(folder / IMAGES)
-        changed = sorted(name for name in now.keys() | before.keys() if now.get(name) != before.get(name))
-        if changed:
-            raise InputError(
-                f"{config.data} has changed since the run in {folder} began: {changed[0]}"
-                + (f" and {len(changed) - 1} more" if len(changed) > 1 else "")
-            )
-    return now
-
-
-def _say_plan(
-    config: TrainConfig,
-    folder: Path,
-    device: torch.device,
-    dataset: Dataset,
-    model: nn.Module,
-    facts: dict[str, Any],
-    jobs: dict[int, Job],
-    quiet: bool,
-) -> list[str]:
-    """Tell the user what is about to happen; returns the sentences that the report repeats."""
-    job = next(iter(jobs.values()))
+def _say_plan(session: Session, jobs: list[Job], precision: Precision) -> None:
+    """Tell the user what is about to happen; the report repeats the choices."""
+    config, dataset, plan = session.config, session.dataset, jobs[0].plan
     counts = ", ".join(f"{n} {name}" for name, n in dataset.counts.items())
-    precision = facts["precision"]
-    lines = [
-        f"{config.variant} on {dataset.name}: {len(dataset)} images of {len(set(dataset.patients))} patients ({counts})",
-        f"{config.image_size} px, batch {config.batch_size}, {job.plan.steps} steps a fold "
-        f"({job.plan.passes} passes), {len(jobs)} of {config.folds} folds, seed {config.seed}",
-        f"device {device}; amp {precision['amp']} ({precision['reason']})",
-        compile_plan(config.compile, model, device),
-        *_backends(model, config, device),
+    session.say(
+        f"{config.variant} on {dataset.name}: {len(dataset)} images of "
+        f"{len(set(dataset.patients))} patients ({counts})"
+    )
+    session.say(
+        f"{len(jobs)} of {config.folds} folds, {plan.steps} steps each ({plan.passes} passes), "
+        f"{config.pixels} px, batch {config.batch_size}, seed {config.seed}"
+    )
+    choices = [
+        f"device {session.device}; amp {precision.amp} ({precision.reason})",
+        compile_plan(config.compile, session.model, session.device),
+        *_backends(session),
     ]
-    for line in lines:
-        say(line, quiet)
-    say(f"writing to {folder}", quiet)
-    return lines[2:]
+    session.notes = [*session.notes, *choices]
+    for line in [*choices, f"writing to {session.folder}"]:
+        session.say(line)
 
 
-def _backends(model: nn.Module, config: TrainConfig, device: torch.device) -> list[str]:
+def _backends(session: Session) -> list[str]:
     """Which attention backend each block takes in training, and why."""
-    if not isinstance(model, HMCNet) or not model.attention_blocks():
+    if not isinstance(session.model, HMCNet):
         return []
     lines = []
-    for name, stride in {"ha1": 4, "ha2": 8, "ca23": 16, "ca34": 32}.items():
-        if block := model.attention_blocks().get(name):
-            tokens = (-(-(config.image_size or 224) // stride)) ** 2
-            shape = Shape(config.batch_size or 32, tokens, tokens, block.query.out_channels, block.value.out_channels)
-            choice = choose_backend(block.backend, device.type, torch.float32, shape, needs_grad=True)
-            lines.append(f"{name}: {choice.backend} ({choice.reason})")
-    return ["attention " + "; ".join(lines)]
+    for name, block in session.model.attention_blocks().items():
+        tokens = (-(-session.config.pixels // STRIDES[name])) ** 2
+        d_qk, d_v = block.query.out_channels, block.value.out_channels
+        shape = Shape(session.config.batch_size or 32, tokens, tokens, d_qk, d_v)
+        kind = session.device.type
+        choice = choose_backend(block.backend, kind, torch.float32, shape, needs_grad=True)
+        lines.append(f"{name} {choice.backend} ({choice.reason})")
+    return ["attention: " + "; ".join(lines)] if lines else []
 
 
-def _train_one(trainer: Trainer, job: Job, config: TrainConfig, build: Build, quiet: bool) -> None:
+STRIDES = {"ha1": 4, "ha2": 8, "ca23": 16, "ca34": 32}  # of each block's map in the image
+
+
+def _train_one(session: Session, trainer: Trainer, job: Job) -> None:
+    """Train a fold, unless it is done."""
+    config = session.config
     if is_done(job.folder):
         remove_checkpoint(job.folder / CHECKPOINT)
-        say(f"fold {job.fold}: done before", quiet)
+        session.say(f"fold {job.fold + 1}/{config.folds}: done before")
         return
     torch.manual_seed(int(np.random.SeedSequence([config.seed, job.fold]).generate_state(1)[0]))
-    trainer.reset(build(config).state_dict(), _class_weights(config, job))
-    display = FoldDisplay(job.fold, config.folds, job.plan, quiet)
-    with display, stop_signals(quiet) as stop:
+    trainer.reset(session.build(config).state_dict(), _class_weights(config, job))
+    description = _description(session, job.fold)
+    display = FoldDisplay(job.fold, config.folds, job.plan, session.quiet)
+    with display, stop_signals(session.quiet) as stop:
         try:
-            train_fold(trainer, job, stop=stop, show=display.update, warn=lambda text: say(text))
+            train_fold(trainer, job, description, stop=stop, show=display.update, warn=say)
         except Interrupted:
-            say(f"stopped; go on with: hmc-fast train --resume --out {job.folder.parent}")
+            say(f"stopped; go on with: hmc-fast train --resume --out {session.folder}")
             raise
 
 
-def _class_weights(config: TrainConfig, job: Job) -> torch.Tensor | None:
+def _class_weights(config: TrainConfig, job: Job) -> Tensor | None:
     if config.class_weights == "none":
         return None
     labels = job.labels[torch.from_numpy(job.split.train).to(job.labels.device)]
@@ -290,7 +324,8 @@ def _class_weights(config: TrainConfig, job: Job) -> torch.Tensor | None:
 
 @contextmanager
 def stop_signals(quiet: bool) -> Iterator[Callable[[], bool]]:
-    """While inside, SIGINT and SIGTERM ask for a stop after the step; a second one stops at once."""
+    """While inside, SIGINT and SIGTERM ask for a stop after the step; a second one stops at
+    once."""
     asked: list[int] = []
 
     def ask(number: int, frame: FrameType | None) -> None:

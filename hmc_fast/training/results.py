@@ -24,7 +24,8 @@ SHEET_IMAGES, SHEET_VARIANTS = 6, 5
 
 
 class Run(NamedTuple):
-    """All that the results are made of; pixels: uint8 (n, S, S); notes: sentences for the report."""
+    """All that the results are made of; pixels: uint8 (n, S, S); notes: sentences for the
+    report."""
 
     folder: Path
     config: TrainConfig
@@ -37,7 +38,8 @@ class Run(NamedTuple):
 
 
 def write_results(run: Run, folds: Sequence[int]) -> dict[str, Any]:
-    """Write the run's tables, metrics, figures and report from the finished `folds`; returns metrics.json's value."""
+    """Write the run's tables, metrics, figures and report from the finished `folds`; returns
+    metrics.json's value."""
     chosen, probabilities = _gather_predictions(run, folds)
     history = [row for fold in folds for row in read_history(run.folder / f"fold{fold}")]
     dataset, labels = run.dataset, run.dataset.labels[chosen]
@@ -69,7 +71,8 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
         rows = list(csv.DictReader(file))
     whole = ("fold", "epoch", "images")
     return [
-        {k: None if v == "" else int(v) if k in whole else float(v) for k, v in row.items()} for row in rows
+        {k: None if v == "" else int(v) if k in whole else float(v) for k, v in row.items()}
+        for row in rows
     ]
 
 
@@ -96,8 +99,8 @@ def _write_predictions(run: Run, chosen: np.ndarray, probabilities: np.ndarray) 
     header = ["image", "patient", "fold", "label", "predicted", *(f"p_{name}" for name in classes)]
     rows = [
         [
-            dataset.images[i], dataset.patients[i], int(run.assignment[i]), classes[dataset.labels[i]],
-            classes[int(row.argmax())], *row.tolist(),
+            dataset.images[i], dataset.patients[i], int(run.assignment[i]),
+            classes[dataset.labels[i]], classes[int(row.argmax())], *row.tolist(),
         ]
         for i, row in zip(chosen, probabilities, strict=True)
     ]  # fmt: skip
@@ -114,7 +117,15 @@ def _report(
 ) -> dict[str, Any]:
     """What `write_report` takes."""
     dataset = run.dataset
-    files = ["config.json", "env.json", "images.json", "folds.csv", "history.csv", "predictions.csv", "metrics.json"]
+    files = [
+        "config.json",
+        "env.json",
+        "images.json",
+        "folds.csv",
+        "history.csv",
+        "predictions.csv",
+        "metrics.json",
+    ]
     files += [f"fold{fold}/{WEIGHTS}" for fold in folds]
     return {
         "variant": run.config.variant,
@@ -153,17 +164,22 @@ def next_commands(folder: Path) -> list[str]:
 
 
 def _samples(run: Run) -> dict[str, Any]:
-    """Inputs of every class and augmented variants of them as the network sees them (the paper's Figures 2 and 3)."""
+    """Inputs of every class and augmented variants of them as the network sees them (the paper's
+    Figures 2 and 3)."""
     by_class = [np.flatnonzero(run.dataset.labels == c) for c in range(len(run.dataset.classes))]
     per_class = -(-SHEET_IMAGES // len(by_class))
-    chosen = np.concatenate([indices[:per_class] for indices in by_class])[: max(SHEET_IMAGES, len(by_class))]
+    chosen = np.concatenate([indices[:per_class] for indices in by_class])[
+        : max(SHEET_IMAGES, len(by_class))
+    ]
     images = torch.from_numpy(run.pixels[chosen]).unsqueeze(1)
     repeated = images.repeat_interleave(SHEET_VARIANTS, dim=0)
     numbers = np.repeat(chosen, SHEET_VARIANTS).tolist()
     parameters = draw_parameters(run.config.seed, [*range(SHEET_VARIANTS)] * len(chosen), numbers)
     seen = ((augment(repeated, parameters)[:, 0] + 1) * 127.5).round().to(torch.uint8).numpy()
     size = run.pixels.shape[1]
-    names = [f"{run.dataset.images[i]} {run.dataset.classes[run.dataset.labels[i]]}" for i in chosen]
+    names = [
+        f"{run.dataset.images[i]} {run.dataset.classes[run.dataset.labels[i]]}" for i in chosen
+    ]
     return {
         "titles": names,
         "originals": run.pixels[chosen],

@@ -1,4 +1,5 @@
-"""The folder of a run: who may write there, what must agree before a run goes on, and how much disk it needs."""
+"""The folder of a run: who may write there, what must agree before a run goes on, and how much disk
+it needs."""
 
 import contextlib
 import dataclasses
@@ -14,8 +15,14 @@ from filelock import FileLock, Timeout
 from hmc_fast.errors import InputError
 from hmc_fast.training.config import TrainConfig, config_from_dict, flag
 
-CONFIG, LOCK, OWNER = "config.json", ".lock", ".owner"
-FREE_TO_CHANGE = {"out", "workers", "checkpoint_every", "only_fold"}  # between a run and its --resume
+CONFIG, ENVIRONMENT, FOLDS, IMAGES = "config.json", "env.json", "folds.csv", "images.json"
+LOCK, OWNER = ".lock", ".owner"
+FREE_TO_CHANGE = {
+    "out",
+    "workers",
+    "checkpoint_every",
+    "only_fold",
+}  # between a run and its --resume
 
 
 def default_out(variant: str, root: Path = Path("runs")) -> Path:
@@ -28,14 +35,17 @@ def default_out(variant: str, root: Path = Path("runs")) -> Path:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the run's folder, made if need be; InputError where another process holds it (its number is named)."""
+    """Hold the run's folder, made if need be; InputError where another process holds it (its number
+    is named)."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK)
         lock.acquire(timeout=0)
     except Timeout:
         with contextlib.suppress(OSError):
-            raise InputError(f"{folder} is in use by process {(folder / OWNER).read_text()}") from None
+            raise InputError(
+                f"{folder} is in use by process {(folder / OWNER).read_text()}"
+            ) from None
         raise InputError(f"{folder} is in use by another process") from None
     except OSError as error:
         raise InputError(f"cannot write to {folder}: {error.strerror or error}") from error
@@ -48,33 +58,50 @@ def locked(folder: Path) -> Iterator[None]:
         (folder / LOCK).unlink(missing_ok=True)
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """The settings in a JSON file that an earlier run wrote."""
+def is_begun(folder: Path) -> bool:
+    """Whether a run wrote its configuration there; a run killed before that starts again."""
+    return (folder / CONFIG).is_file()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; InputError where there is none."""
     try:
-        values = json.loads(path.read_text())
+        value = json.loads(path.read_text())
     except FileNotFoundError:
-        raise InputError(f"no such configuration: {path}") from None
+        raise InputError(f"no such file: {path}") from None
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} is no JSON configuration: {error}") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{path} must hold a JSON object of settings")
+        raise InputError(f"{path} is no JSON file: {error}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path} must hold a JSON object")
+    return value
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The settings in config.json of an earlier run, checked."""
+    values = read_json(path)
     config_from_dict(values)
     return values
 
 
-def check_free(folder: Path) -> None:
-    """InputError where `folder` is a file or holds something: a new run needs a new or an empty folder."""
+def check_free(folder: Path, leftovers: bool = False) -> None:
+    """InputError where `folder` is a file or holds something: a run needs a new or an empty folder.
+
+    leftovers: what a run leaves that was killed before it had begun does not count.
+    """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--out {folder} is a file, not a folder")
-    kept = [p.name for p in folder.iterdir() if p.name not in (LOCK, OWNER)] if folder.is_dir() else []
+    kept = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+    ours = {LOCK, OWNER, *((ENVIRONMENT, FOLDS, IMAGES) if leftovers else ())}
+    kept = [name for name in kept if name not in ours and not name.endswith(".tmp")]
     if CONFIG in kept:
-        raise InputError(f"{folder} holds another run: go on with --resume, or choose another --out")
+        raise InputError(f"{folder} holds a run: go on with --resume, or choose another --out")
     if kept:
         raise InputError(f"{folder} is not empty (it holds {kept[0]}): choose another --out")
 
 
 def check_same(config: TrainConfig, before: Mapping[str, Any], folder: Path) -> None:
-    """InputError that names the settings in which a resumed run differs from the run in `folder`."""
+    """InputError that names the settings in which a resumed run differs from the run in
+    `folder`."""
     now = dataclasses.asdict(config)
     keys = [key for key in now if key not in FREE_TO_CHANGE and now[key] != before.get(key)]
     if keys:
@@ -83,11 +110,12 @@ def check_same(config: TrainConfig, before: Mapping[str, Any], folder: Path) -> 
 
 
 def check_disk(folder: Path, model_bytes: int, folds: int) -> None:
-    """InputError where the disk is too small: a model a fold, and one fold's three checkpoints with Adam's state."""
+    """InputError where the disk is too small: a model a fold, and one fold's three checkpoints with
+    Adam's state."""
     needed = model_bytes * (folds + 9) + (64 << 20)
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise InputError(
-            f"{folder} needs about {needed / 2**20:.0f} MiB ({folds} models, and checkpoints while training), "
-            f"but only {free / 2**20:.0f} MiB are free"
+            f"{folder} needs about {needed / 2**20:.0f} MiB ({folds} models, and checkpoints while "
+            f"training), but only {free / 2**20:.0f} MiB are free"
         )

@@ -1,4 +1,5 @@
-"""One training step and one evaluation, in the precision and with the compilation that fit the device."""
+"""One training step and one evaluation, in the precision and with the compilation that fit the
+device."""
 
 import contextlib
 import statistics
@@ -35,14 +36,19 @@ class Precision(NamedTuple):
 class Trainer:
     """A model with its optimizer, loss weights and precision, and the step that may be compiled.
 
-    The model object stays the same for all folds, so that it is compiled once; `reset` gives it fresh weights
-    and a fresh optimizer.
+    The model object stays the same for all folds, so that it is compiled once; `reset` gives it
+    fresh weights and a fresh optimizer.
     """
 
     def __init__(
-        self, model: nn.Module, device: torch.device, precision: Precision, lr: float, compiled: bool
+        self,
+        model: nn.Module,
+        device: torch.device,
+        precision: Precision,
+        lr: float,
+        compiled: bool,
     ) -> None:
-        self.model = model.to(device, memory_format=torch.channels_last)
+        self.model = model.to(device).to(memory_format=torch.channels_last)
         self.device, self.precision, self.lr = device, precision, lr
         self.class_weights: Tensor | None = None
         self.forward = self._forward
@@ -65,9 +71,11 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision.amp == "fp16")
 
     def step(self, images: Tensor, parameters: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """One update from uint8 images (B, 1, S, S), augmentation parameters (B, 4) and labels (B,).
+        """One update from uint8 images (B, 1, S, S), augmentation parameters (B, 4) and labels
+        (B,).
 
-        Returns the mean loss and the number of right predictions, both on the device: nothing waits for the GPU.
+        Returns the mean loss and the number of right predictions, both on the device: nothing waits
+        for the GPU.
         """
         self.model.train()
         loss, correct = self.forward(images, parameters, labels)
@@ -87,7 +95,8 @@ class Trainer:
 
     @torch.no_grad()
     def predict(self, images: Tensor, batch_size: int) -> Tensor:
-        """Logits (n, C) float32 of uint8 images (n, 1, S, S), resized and normalised only, in eval mode.
+        """Logits (n, C) float32 of uint8 images (n, 1, S, S), resized and normalised only, in eval
+        mode.
 
         Runs eagerly, since batches differ in size.
         """
@@ -101,9 +110,16 @@ class Trainer:
 
 
 def choose_precision(
-    amp: str, model: nn.Module, device: torch.device, image_size: int, *, deterministic: bool, steps: int
+    amp: str,
+    model: nn.Module,
+    device: torch.device,
+    image_size: int,
+    *,
+    deterministic: bool,
+    steps: int,
 ) -> Precision:
-    """bf16, fp16 or off for this device; on a CPU `auto` measures, unless `deterministic` or a short run."""
+    """bf16, fp16 or off for this device; on a CPU `auto` measures, unless `deterministic` or a
+    short run."""
     if amp != "auto":
         return Precision(amp, "asked for")
     if device.type == "cuda":
@@ -124,7 +140,9 @@ def _faster_on_cpu(model: nn.Module, device: torch.device, image_size: int) -> P
     images = torch.zeros(TRIAL_BATCH, 1, image_size, image_size, dtype=torch.uint8)
     parameters = torch.ones(TRIAL_BATCH, 4)
     labels = torch.zeros(TRIAL_BATCH, dtype=torch.int64)
-    trainers = {amp: Trainer(model, device, Precision(amp, ""), 0.0, False) for amp in ("off", "bf16")}
+    trainers = {
+        amp: Trainer(model, device, Precision(amp, ""), 0.0, False) for amp in ("off", "bf16")
+    }
     seconds: dict[str, list[float]] = {amp: [] for amp in trainers}
     for _ in range(TRIAL_STEPS + 1):
         for amp, trainer in trainers.items():
@@ -144,10 +162,11 @@ def compile_plan(compiled: bool, model: nn.Module, device: torch.device) -> str:
         return "torch.compile of the whole step; every batch is full, so it compiles once"
     if isinstance(model, HMCNet) and model.attention_blocks():
         return (
-            "torch.compile of the attention blocks only, about 40 s once: on a CPU compiling the whole step takes "
-            "longer and gains nothing; evaluation is eager; every batch is full, so nothing is compiled twice"
+            "torch.compile of the attention blocks only, about 40 s once: on a CPU compiling the "
+            "whole step takes longer and gains nothing; evaluation is eager; every batch is full, "
+            "so nothing is compiled twice"
         )
-    return "nothing is compiled: on a CPU --compile compiles attention blocks, and this network has none"
+    return "nothing is compiled: on a CPU only attention blocks are, and this network has none"
 
 
 @contextlib.contextmanager
