@@ -2,6 +2,7 @@
 device."""
 
 import contextlib
+import logging
 import statistics
 import time
 from collections.abc import Iterator
@@ -55,6 +56,8 @@ class Trainer:
         if compiled and device.type == "cuda":
             self.forward = torch.compile(self._forward, fullgraph=True, dynamic=False)
         elif compiled and isinstance(model, HMCNet):
+            # it warns of a CUDA toolkit without a GPU, which is no news here
+            logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
             for block in model.attention_blocks().values():
                 block.compile(dynamic=False)
         self._new_optimizer()
