@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from common import interleave, matmul_rate, quantiles, record_pair, row, write_rows
+from common import in_turn, matmul_rate, quantiles, record_pair, row, write_rows
 from hmc_fast.attention import BACKENDS, Shape, choose_backend, spatial_attention
 
 PLAIN = [name for name in BACKENDS if name not in ("auto", "reference")]
@@ -127,21 +127,20 @@ def test_the_resolvers_choice_against_the_reference(benchmark, case, mode):
 
 
 def measure(case: Case, rounds: int) -> list[dict[str, Any]]:
-    """Rows of every backend in turn with the reference, forward and step."""
+    """Rows of every backend, forward and step, all in turn."""
     rows, inputs = [], make_inputs(case)
+    sizes = {"batch": case.batch, "n": case.n, "d_qk": case.d_qk, "d_v": case.d_v}
     for mode in ("forward", "step"):
-        reference = make_side("reference", mode, inputs)
         for backend in PLAIN:
             check(backend, mode, inputs)
-            times = interleave(make_side(backend, mode, inputs), reference, rounds=rounds)
-            ours, theirs = (quantiles(t)["q50"] for t in times)
-            print(f"{case.name} batch {case.batch} {mode}: {backend} {ours:.2f} ms, "
-                  f"reference {theirs:.2f} ms, {theirs / ours:.2f}x", flush=True)  # fmt: skip
-            sizes = {"batch": case.batch, "n": case.n, "d_qk": case.d_qk, "d_v": case.d_v}
-            for provider, values in zip((backend, f"reference-vs-{backend}"), times, strict=True):
-                rows.append(
-                    row(case.name, provider, mode, "ms", values, dtype=torch.float32, **sizes)
-                )
+        sides = {name: make_side(name, mode, inputs) for name in ("reference", *PLAIN)}
+        times = in_turn(sides, rounds=rounds)
+        medians = [f"{name} {quantiles(values)['q50']:.2f} ms" for name, values in times.items()]
+        print(f"{case.name} batch {case.batch} {mode}: {', '.join(medians)}", flush=True)
+        rows += [
+            row(case.name, name, mode, "ms", values, dtype=torch.float32, **sizes)
+            for name, values in times.items()
+        ]
     return rows
 
 

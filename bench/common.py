@@ -47,20 +47,25 @@ def synchronize() -> None:
 def interleave(
     a: Side, b: Side, rounds: int = 20, warmup: int = 3
 ) -> tuple[list[float], list[float]]:
-    """Times of `a` and `b` in ms, one each a round, after `warmup` untimed calls of both.
+    """Times of `a` and `b` in ms: `in_turn` for two."""
+    times = in_turn({"a": a, "b": b}, rounds, warmup)
+    return times["a"], times["b"]
 
-    Who goes first changes every round (a b, b a, …): neither always finds the other's warm cache.
+
+def in_turn(sides: Mapping[str, Side], rounds: int = 20, warmup: int = 3) -> dict[str, list[float]]:
+    """Times of each side in ms, one each a round, after `warmup` untimed calls of all.
+
+    The order turns round every time (a b c, c b a, …): nobody always finds another's warm cache.
     """
     for _ in range(warmup):
-        a()
-        b()
-    times_a: list[float] = []
-    times_b: list[float] = []
+        for side in sides.values():
+            side()
+    times: dict[str, list[float]] = {name: [] for name in sides}
     for index in range(rounds):
-        turns = [(times_a, a), (times_b, b)]
-        for times, side in turns if index % 2 == 0 else reversed(turns):
-            times.append(milliseconds(side))
-    return times_a, times_b
+        names = list(sides) if index % 2 == 0 else list(reversed(sides))
+        for name in names:
+            times[name].append(milliseconds(sides[name]))
+    return times
 
 
 def quantiles(values: Iterable[float]) -> dict[str, float]:

@@ -97,15 +97,23 @@ def choose_backend(
     from_environment = os.environ.get(ENVIRONMENT_VARIABLE, "auto")
     if check_backend(from_environment, ENVIRONMENT_VARIABLE) != "auto":
         return Choice(from_environment, f"{ENVIRONMENT_VARIABLE} is set")
-    scores = f"{shape.tokens_q} x {shape.tokens_k} scores"
-    many = shape.tokens_q * shape.tokens_k >= 1 << 20
+    many = shape.batch * shape.tokens_q * shape.tokens_k >= _many_scores(dtype, needs_grad)
     if device == "cuda":
         if many:
-            return Choice("sdpa", f"{scores} on a GPU: too many to store")
-        return Choice("reference", f"{scores} on a GPU: few enough for plain products")
+            return Choice("sdpa", "too many scores to store on a GPU")
+        return Choice("reference", "few enough scores for plain products on a GPU")
     if many:
-        return Choice("chunked", f"{scores} on a CPU: blocks of rows stay in the cache")
-    return Choice("reference", f"{scores} on a CPU: plain products are as fast")
+        return Choice(
+            "chunked", "many scores: on a CPU blocks of rows are faster than storing them"
+        )
+    return Choice("reference", "few enough scores for plain products on a CPU")
+
+
+def _many_scores(dtype: torch.dtype, needs_grad: bool) -> int:
+    """From here on storing the scores costs more than blocks of rows (measured on a CPU)."""
+    if dtype.itemsize > 2:
+        return 1 << 22
+    return 1 << 25 if needs_grad else 1 << 23  # 16 bits: half the memory, and fast plain products
 
 
 def check_backend(backend: str, source: str = "backend") -> str:

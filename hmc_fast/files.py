@@ -6,6 +6,7 @@ folder is synced. Readers see the old bytes or the new ones, never a mixture.
 
 import contextlib
 import csv
+import glob
 import hashlib
 import io
 import json
@@ -17,7 +18,8 @@ from typing import Any
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Replace `path` by `data` in one step; on an error the old file stays and nothing is left
-    beside it."""
+    beside it. What a killed process left beside it goes too."""
+    _remove_leftovers(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write_synced(temporary, data)
@@ -27,6 +29,25 @@ def write_bytes(path: Path, data: bytes) -> None:
             temporary.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove the temporary files of `path` whose process has died."""
+    for found in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        process = found.name.removeprefix(f".{path.name}.").removesuffix(".tmp")
+        if process.isdecimal() and not _is_alive(int(process)):
+            with contextlib.suppress(OSError):
+                found.unlink()
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except PermissionError:  # somebody else's
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
 
 
 def write_text(path: Path, text: str) -> None:

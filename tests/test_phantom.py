@@ -5,6 +5,7 @@ import pytest
 from scipy.ndimage import binary_dilation
 
 from hmc_fast.data import phantom as phantom_module
+from hmc_fast.data import phantom_film
 from hmc_fast.data.phantom import open_phantom
 from hmc_fast.errors import InputError
 
@@ -125,7 +126,7 @@ def test_content_changes_with_the_version(phantom, monkeypatch):
 
 
 def test_texture_follows_its_power_law():
-    noise = phantom_module._power_noise(np.random.default_rng(0), 3.0, np.inf)
+    noise = phantom_film._power_noise(np.random.default_rng(0), 3.0, np.inf)
     power = np.abs(np.fft.fft2(noise)) ** 2
     rows = np.fft.fftfreq(len(noise), 1 / len(noise))
     frequency = np.hypot(rows[:, None], rows).round().astype(int)

@@ -1,6 +1,9 @@
 """`hmc-fast`: one subcommand a file; here they are put together and errors become a sentence and an
 exit code."""
 
+import errno
+import os
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -10,6 +13,10 @@ from hmc_fast.cli.arguments import Parser
 from hmc_fast.errors import InputError
 
 SUBCOMMANDS = (train, predict, data, env)
+DISK_ERRORS = {  # what a disk may answer at any time; everything else is our own mistake
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM,
+    errno.ENAMETOOLONG,
+}  # fmt: skip
 
 
 def build_parser() -> Parser:
@@ -31,12 +38,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0 done, 1 some inputs failed, 2 bad use or bad input, 130 interrupted.
     """
-    args = build_parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    args = build_parser().parse_args(words)
+    args.command_line = shlex.join(["hmc-fast", *words])
     try:
         return args.run(args)
     except InputError as error:
-        print(f"hmc-fast: {error}", file=sys.stderr)
-        return 2
+        return _fail(str(error))
+    except BrokenPipeError:  # the reader of our output, `head` perhaps, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        where = f": {error.filename}" if error.filename else ""
+        return _fail(f"{error.strerror}{where}")
     except KeyboardInterrupt:
         print("hmc-fast: interrupted", file=sys.stderr)
         return 130
+
+
+def _fail(sentence: str) -> int:
+    print("hmc-fast:", sentence.replace("\n", " "), file=sys.stderr)
+    return 2

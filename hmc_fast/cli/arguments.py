@@ -22,9 +22,14 @@ class Parser(argparse.ArgumentParser):
         sys.exit(2)
 
     def _hint(self, message: str) -> str:
-        """'did you mean --epochs?' for an unknown flag, else where the help is."""
-        unknown = re.search(r"unrecognized arguments: (--?[\w-]+)", message)
-        near = closest(unknown[1], self._option_string_actions) if unknown else None
+        """'did you mean --epochs?' for an unknown flag or word, else where the help is."""
+        flag = re.search(r"unrecognized arguments: (--?[\w-]+)", message)
+        word = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
+        near = None
+        if flag:
+            near = closest(flag[1], self._option_string_actions)
+        elif word:
+            near = closest(word[1], re.findall(r"[\w-]+", word[2]))
         return f"; did you mean {near}?" if near else f" (see {self.prog} --help)"
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
@@ -36,6 +41,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:
-    """The known word nearest to a misspelt one, or None."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    """The known word that `word` begins, else the one nearest to it in spelling, or None."""
+    known = sorted(known)
+    begun = [name for name in known if len(word) > 2 and name.startswith(word)]
+    near = begun or difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return near[0] if near else None

@@ -2,7 +2,6 @@
 
 import argparse
 import csv
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,10 @@ from hmc_fast.data.dataset import pixel_hash
 from hmc_fast.data.images import read_image
 from hmc_fast.errors import InputError
 from hmc_fast.files import csv_text, write_text
-from hmc_fast.models.saved import DESCRIPTION, load_model, trained_folds
+from hmc_fast.models.saved import DESCRIPTION, load_model, read_description, trained_folds
 from hmc_fast.progress import progress
-from hmc_fast.training.config import resolve_device
+from hmc_fast.training.config import check_environment, resolve_device
+from hmc_fast.training.run_folder import IMAGES, read_json
 
 DESCRIPTION_TEXT = (
     "Class probabilities of image files. A run's folds are averaged unless --fold names one. "
@@ -49,17 +49,20 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Predict; returns 0, or 1 where some of the images could not be read (each is named)."""
+    check_environment()
+    _check_out(args.out)
     device = resolve_device(args.device)
     models = _load(args.model, args.fold, args.backend, device)
     seen = _training_images(args.model)
     rows, failed = [], []
-    for path in progress(args.images, "predicting", quiet=args.quiet):
+    to_stdout = args.out is None and not sys.stderr.isatty()  # where no line may stand in the CSV
+    for path in progress(args.images, "predicting", quiet=args.quiet or to_stdout):
         try:
             image = read_image(path)
         except InputError as error:
             failed.append(str(error))
             continue
-        if pixel_hash(image) in seen:
+        if pixel_hash(image) in seen and not args.quiet:
             print(
                 f"hmc-fast: note: {path} is one of the run's own images: use predictions.csv",
                 file=sys.stderr,
@@ -75,8 +78,20 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def _check_out(out: Path | None) -> None:
+    """Better now than when all is computed."""
+    if out is not None and (out.is_dir() or not out.parent.is_dir()):
+        reason = "it is a folder" if out.is_dir() else f"{out.parent} is no folder"
+        raise InputError(f"cannot write {out}: {reason}")
+
+
 def _load(run_folder: Path, fold: int | None, backend: str, device: torch.device) -> list[Any]:
-    if fold is None and run_folder.is_dir() and not (run_folder / DESCRIPTION).is_file():
+    if (run_folder / DESCRIPTION).is_file():
+        own = read_description(run_folder).get("fold")
+        if fold not in (None, own):
+            raise InputError(f"{run_folder} is the folder of fold {own}: leave --fold {fold} out")
+        folds = [0]
+    elif fold is None and run_folder.is_dir():
         folds = trained_folds(run_folder)
         if not folds:
             raise InputError(f"{run_folder} holds no trained fold")
@@ -96,9 +111,14 @@ def _probabilities(models: list[Any], image: Any, device: torch.device) -> list[
 def _training_images(run_folder: Path) -> set[str]:
     """Hashes of the images that the run was trained and tested on."""
     for folder in (run_folder, run_folder.parent):
-        if (folder / "images.json").is_file():
-            return set(json.loads((folder / "images.json").read_text()).values())
+        if (folder / IMAGES).is_file():
+            return set(read_json(folder / IMAGES).values())
     return set()
+
+
+def _run_of(folder: Path) -> Path:
+    """The run that a fold's folder belongs to."""
+    return folder.parent if (folder / DESCRIPTION).is_file() else folder
 
 
 def _write(args: argparse.Namespace, header: list[str], rows: list[list[Any]]) -> None:
@@ -111,3 +131,4 @@ def _write(args: argparse.Namespace, header: list[str], rows: list[list[Any]]) -
         raise InputError(f"cannot write {args.out}: {error.strerror or error}") from error
     if not args.quiet:
         print(f"{len(rows)} predictions: {args.out}")
+        print(f"next: read {_run_of(args.model) / 'report.html'} for how far to trust them")

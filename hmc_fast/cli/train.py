@@ -3,16 +3,14 @@ top."""
 
 import argparse
 import dataclasses
-import shlex
-import sys
 import types
 import typing
 from pathlib import Path
 from typing import Any
 
 from hmc_fast.errors import InputError
-from hmc_fast.training.config import TrainConfig, config_from_dict, flag
-from hmc_fast.training.run_folder import CONFIG, read_config
+from hmc_fast.training.config import PRESETS, TrainConfig, config_from_dict, flag
+from hmc_fast.training.run_folder import CONFIG, read_config, run_folder
 
 DESCRIPTION = (
     "Train HMC-Net or a baseline under patient-level cross-validation "
@@ -67,18 +65,13 @@ def run(args: argparse.Namespace) -> int:
         for f in dataclasses.fields(TrainConfig)
         if hasattr(args, f.name)
     }
-    values = read_config(args.config) if args.config else {}
+    values = _values_of_the_run(given) if args.resume else {}
     if args.config:
-        values.pop("out", None)  # the earlier run's own folder
-    if args.resume:
-        values |= _values_of_the_run(given)
-    if "epochs" in given:
-        values.pop("augmented", None)
-    if "augmented" in given:
-        values.pop("epochs", None)
-    config = config_from_dict(values | given)
-    command = shlex.join(["hmc-fast", "train", *_arguments()])
-    train(config, resume=args.resume, quiet=args.quiet, command=command)
+        from_file = read_config(args.config)
+        from_file.pop("out", None)  # the earlier run's own folder
+        values = laid_over(values, from_file)
+    config = config_from_dict(laid_over(values, given))
+    train(config, resume=args.resume, quiet=args.quiet, command=args.command_line)
     return 0
 
 
@@ -86,11 +79,16 @@ def _values_of_the_run(given: dict[str, Any]) -> dict[str, Any]:
     """The settings of the run that is to go on; none where it was killed before it wrote them."""
     if "out" not in given:
         raise InputError("--resume needs --out with the folder of the run to go on with")
-    path = Path(given["out"]) / CONFIG
+    path = run_folder(given["out"]) / CONFIG
     return read_config(path) if path.is_file() else {}
 
 
-def _arguments() -> list[str]:
-    """What stands behind `train` on the command line, for the report."""
-    words = sys.argv[1:]
-    return words[words.index("train") + 1 :] if "train" in words else words
+def laid_over(values: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """`given` on top of `values`, without what it makes void: a preset decides its own settings
+    anew, and of --epochs and --augmented only the later holds."""
+    void: set[str] = set()
+    if given.get("preset") is not None:
+        void = {key for preset in PRESETS.values() for key in preset}
+    if given.get("epochs") is not None or given.get("augmented") is not None:
+        void |= {"epochs", "augmented"}
+    return {key: value for key, value in values.items() if key not in void} | given

@@ -46,7 +46,7 @@ def fetch_mias(
     members, images missing or with another SHA-256), or the disk cannot be written.
     """
     sums = published_sums() if sums is None else sums
-    directory = Path(directory).expanduser().resolve()
+    directory = Path(os.path.expanduser(directory)).resolve()
     try:
         already = _holds_all(directory, sums)
         if not already:

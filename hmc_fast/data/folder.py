@@ -1,6 +1,7 @@
 """Class folders: DIR/<class>/<image>, the patients in DIR/patients.csv where they are known."""
 
 import csv
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ def open_folder(directory: str | Path, *, classes: Sequence[str]) -> Dataset:
     Raises InputError: no such directory, a class folder missing or without images, a patients.csv
     that does not fit.
     """
-    directory = Path(directory).expanduser().resolve()
+    directory = Path(os.path.expanduser(directory)).resolve()
     check_classes(classes)
     _check_directory(directory, classes)
     label_of = {

@@ -6,6 +6,7 @@ count y from the bottom, so the array's row is 1023 - y; some abnormal images ha
 and those of mdb212 and mdb214 lie outside the breast.
 """
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,7 +117,7 @@ def _mixed_warning(image: str, mias: Mias, label: int) -> str:
 
 def read_mias(directory: str | Path) -> Mias:
     """The list and the image files of a folder, checked against each other."""
-    directory = Path(directory).expanduser().resolve()
+    directory = Path(os.path.expanduser(directory)).resolve()
     if not directory.is_dir():
         raise InputError(f"no such directory: {directory}")
     rows = read_list(directory / LIST)

@@ -183,7 +183,7 @@ def _expose(film: Array, depth: Array) -> Array:
 
 def _draw_lesion(breast: Breast, label: int, generator: Generator) -> Lesion:
     draw, malignant = generator.uniform, CLASSES[label] == "malignant"
-    radius = draw(0.115, 0.14) if malignant else draw(0.078, 0.095)
+    radius = draw(0.112, 0.138) if malignant else draw(0.08, 0.097)
     x, y = _place(breast, radius, generator)
     orders = np.arange(2, 9 if malignant else 4)
     waves = draw((0.3, 0), (1, 2 * np.pi), (len(orders), 2))
@@ -193,7 +193,7 @@ def _draw_lesion(breast: Breast, label: int, generator: Generator) -> Lesion:
         x,
         y,
         radius,
-        contrast=draw(0.50, 0.58) if malignant else draw(0.38, 0.45),
+        contrast=draw(0.50, 0.58) if malignant else draw(0.40, 0.47),
         haze=0.5 if malignant else 0.0,
         waves=waves.astype(np.float32),
         spicules=spicules[: generator.integers(18, 27) if malignant else 0],

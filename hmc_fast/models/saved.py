@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
+from hmc_fast.attention import check_backend
 from hmc_fast.data.preprocessing import Preprocessing
 from hmc_fast.errors import InputError
 from hmc_fast.files import write_bytes, write_json
@@ -36,6 +37,7 @@ def load_model(run: str | Path, fold: int = 0, *, backend: str = "auto") -> nn.M
     """
     from hmc_fast.models import create_model
 
+    check_backend(backend)
     folder = find_fold(Path(run), fold)
     description = read_description(folder)
     try:
@@ -49,9 +51,15 @@ def load_model(run: str | Path, fold: int = 0, *, backend: str = "auto") -> nn.M
         )
         model.load_state_dict(load_file(folder / WEIGHTS))
         preprocessing = Preprocessing(**description["preprocessing"])
-    except (SafetensorError, RuntimeError, OSError) as error:
-        raise InputError(f"cannot load {folder / WEIGHTS}: {str(error).splitlines()[0]}") from error
-    except (KeyError, TypeError) as error:
+    except RuntimeError as error:
+        raise InputError(
+            f"{folder / WEIGHTS} does not fit the network that {DESCRIPTION} describes"
+        ) from error
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"cannot load {folder / WEIGHTS}: {error}") from error
+    except KeyError as error:
+        raise InputError(f"{folder / DESCRIPTION} is damaged: it lacks {error}") from error
+    except (TypeError, ValueError) as error:
         raise InputError(f"{folder / DESCRIPTION} is damaged: {error}") from error
     model.classes = tuple(description["classes"])  # type: ignore[assignment]
     model.preprocessing = preprocessing  # type: ignore[assignment]
@@ -81,6 +89,9 @@ def trained_folds(run: Path) -> list[int]:
 def read_description(folder: Path) -> dict[str, Any]:
     """model.json of a fold's folder."""
     try:
-        return json.loads((folder / DESCRIPTION).read_text())
+        description = json.loads((folder / DESCRIPTION).read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {folder / DESCRIPTION}: {error}") from error
+    if not isinstance(description, dict):
+        raise InputError(f"{folder / DESCRIPTION} must hold a JSON object")
+    return description

@@ -7,6 +7,7 @@ them is whole. No pickle anywhere.
 """
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -37,8 +38,9 @@ def save_checkpoint(
 ) -> None:
     """Replace the checkpoint at `folder`; the one before stays beside it as `<folder>.previous`.
 
-    tensors: a safetensors file for each key; state: written as JSON. On an error (disk full) the
-    old checkpoint is untouched and what was begun is removed; OSError goes on to the caller.
+    tensors: a safetensors file for each key; state: written as JSON, which here may hold NaN. On an
+    error (disk full) the old checkpoint is untouched and what was begun is removed. Raises OSError:
+    it cannot be written, or what was written reads back differently.
     """
     new = _new(folder)
     shutil.rmtree(new, ignore_errors=True)
@@ -46,9 +48,11 @@ def save_checkpoint(
         new.mkdir(parents=True)
         _write_files(new, tensors, state)
         _verify(new)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             shutil.rmtree(new)
+        if isinstance(error, DamagedCheckpoint):
+            raise OSError(errno.EIO, f"it cannot be read back ({error})") from error
         raise
     _swap(new, folder)
 
@@ -84,11 +88,12 @@ def _write_files(
         data = save({key: tensor.detach().cpu().contiguous() for key, tensor in group.items()})
         manifest[f"{name}.safetensors"] = sha256_bytes(data)
         write_synced(folder / f"{name}.safetensors", data)
-    data = json.dumps(state, allow_nan=False).encode()
+    data = json.dumps(state).encode()
     manifest[STATE] = sha256_bytes(data)
     write_synced(folder / STATE, data)
     write_synced(folder / MANIFEST, json.dumps(manifest, indent=2).encode())
     sync_directory(folder)
+    sync_directory(folder.parent)
 
 
 def _swap(new: Path, folder: Path) -> None:
@@ -110,15 +115,16 @@ def _previous(folder: Path) -> Path:
 
 def _verify(folder: Path) -> dict[str, str]:
     """The manifest of `folder`; DamagedCheckpoint where a file differs from it."""
+    name = MANIFEST
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
-        if STATE not in manifest:
+        if not isinstance(manifest, dict) or STATE not in manifest:
             raise DamagedCheckpoint(f"{MANIFEST} does not list {STATE}")
         for name, expected in manifest.items():
             if sha256_file(folder / name) != expected:
                 raise DamagedCheckpoint(f"{name} differs from the manifest")
-    except (OSError, ValueError, AttributeError) as error:
-        raise DamagedCheckpoint(f"{MANIFEST}: {error}") from error
+    except (OSError, ValueError) as error:
+        raise DamagedCheckpoint(f"{name}: {getattr(error, 'strerror', None) or error}") from error
     return manifest
 
 

@@ -2,14 +2,18 @@
 train` are made from it."""
 
 import dataclasses
+import json
 import math
+import os
+import re
+import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from hmc_fast.attention import BACKENDS
+from hmc_fast.attention import BACKENDS, ENVIRONMENT_VARIABLE, check_backend
 from hmc_fast.errors import InputError
 from hmc_fast.models import VARIANTS
 
@@ -43,7 +47,11 @@ class TrainConfig:
         "normal,benign,malignant", "class folders in order of severity, with commas"
     )
     variant: str = setting("hmc", "network", choices=VARIANTS)
-    out: str | None = setting(None, "folder of the run; default runs/<variant>-<n>")
+    out: str | None = setting(
+        None,
+        "folder of the run; default runs/<variant>-<n>",
+        rule=(lambda v: bool(v.strip()), "the name of a folder"),
+    )
     preset: str | None = setting(
         None,
         "quick: 64 px, batch 8, 5 epochs; full: the paper's 224 px, batch 32, 200000 augmented "
@@ -60,7 +68,9 @@ class TrainConfig:
     )
     augmented: int | None = setting(None, "or: augmented images a fold, in all", rule=_at_least(1))
     batch_size: int | None = setting(None, "images a step", rule=_at_least(2))
-    lr: float = setting(1e-4, "Adam's learning rate", rule=(lambda v: 0 < v < math.inf, "above 0"))
+    lr: float = setting(
+        1e-4, "Adam's learning rate", rule=(lambda v: 0 < v < math.inf, "a number above 0")
+    )
     folds: int = setting(5, "folds of the cross-validation", rule=_at_least(2))
     only_fold: int | None = setting(
         None, "train this fold alone, counted from 0", rule=_at_least(0)
@@ -87,7 +97,9 @@ class TrainConfig:
         8, "attention: channels of queries and keys are divided by it", choices=(1, 2, 4, 8)
     )
     scale: float | None = setting(
-        None, "attention: factor of the scores, default 1/sqrt(d_qk); 1 for Eq. 5"
+        None,
+        "attention: factor of the scores, default 1/sqrt(d_qk); 1 for Eq. 5",
+        rule=(math.isfinite, "a finite number"),
     )
     weights: str | None = setting(
         None, "ResNet50 checkpoint (.safetensors or .pth) for the backbone"
@@ -141,7 +153,12 @@ def _check(field: dataclasses.Field, value: Any) -> None:
         known = ", ".join(str(choice) for choice in choices)
         raise InputError(f"{flag(field.name)} must be one of {known}, got {value}")
     if rule and not rule[0](value):
-        raise InputError(f"{flag(field.name)} must be {rule[1]}, got {value}")
+        raise InputError(f"{flag(field.name)} must be {rule[1]}, got {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    """Text in quotation marks, so that an empty one is seen."""
+    return repr(value) if isinstance(value, str) else str(value)
 
 
 def config_from_dict(values: dict[str, Any]) -> TrainConfig:
@@ -152,13 +169,16 @@ def config_from_dict(values: dict[str, Any]) -> TrainConfig:
             raise InputError(f"unknown setting {name!r} in the configuration")
         if not _has_type(value, fields[name].type):
             raise InputError(
-                f"setting {name!r} must be {_type_name(fields[name].type)}, got {value!r}"
+                f"setting {name!r} must be {_type_name(fields[name].type)}, got {json.dumps(value)}"
             )
     return TrainConfig(**values)
 
 
 def _type_name(annotation: Any) -> str:
-    return getattr(annotation, "__name__", str(annotation)).replace("None", "null")
+    """What JSON calls it: `int | None` is "a whole number or null"."""
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    kinds = typing.get_args(annotation) or (annotation,)
+    return " or ".join(words.get(kind, "null") for kind in kinds)
 
 
 def _has_type(value: Any, annotation: Any) -> bool:
@@ -173,17 +193,21 @@ def resolve_device(device: str) -> torch.device:
     """`auto` is the first CUDA device or the CPU; InputError for one that is not there."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:[0-9]{1,3})?", device):
+        raise InputError(f"--device must be auto, cpu, cuda or cuda:N, got {_shown(device)}")
     kind, _, number = device.partition(":")
-    if (
-        kind not in ("cpu", "cuda")
-        or (number and not number.isdigit())
-        or (kind == "cpu" and number)
-    ):
-        raise InputError(f"--device must be auto, cpu, cuda or cuda:N, got {device}")
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
         found = f"{torch.cuda.device_count()} CUDA device(s)"
         raise InputError(f"--device {device} asked for, but torch sees {found}; use --device cpu")
     return torch.device(device)
+
+
+def check_environment() -> None:
+    """InputError where HMC_FAST_BACKEND names no backend: better now than in the first step."""
+    try:
+        check_backend(os.environ.get(ENVIRONMENT_VARIABLE, "auto"), ENVIRONMENT_VARIABLE)
+    except ValueError as error:
+        raise InputError(str(error)) from error
 
 
 def resolve(config: TrainConfig, device: torch.device) -> tuple[TrainConfig, list[str]]:

@@ -67,7 +67,7 @@ class State:
 
 
 class Interrupted(KeyboardInterrupt):
-    """The user stopped the run; a checkpoint was written."""
+    """The user stopped the run; a checkpoint was written, or the fold is done."""
 
 
 def is_done(folder: Path) -> bool:

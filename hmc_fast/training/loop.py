@@ -3,8 +3,9 @@ report."""
 
 import dataclasses
 import signal
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from hmc_fast import __version__
-from hmc_fast.attention import Shape, choose_backend
+from hmc_fast.attention import Choice, Shape, choose_backend
 from hmc_fast.data import open_dataset
 from hmc_fast.data.cache import Images, load_images
 from hmc_fast.data.dataset import Dataset
@@ -29,10 +30,10 @@ from hmc_fast.models.network import HMCNet
 from hmc_fast.progress import say
 from hmc_fast.training.batches import BatchPlan
 from hmc_fast.training.checkpoint import remove_checkpoint
-from hmc_fast.training.config import TrainConfig, resolve, resolve_device
+from hmc_fast.training.config import TrainConfig, check_environment, resolve, resolve_device
 from hmc_fast.training.display import FoldDisplay, headline
 from hmc_fast.training.fold import CHECKPOINT, Interrupted, Job, Split, is_done, train_fold
-from hmc_fast.training.results import Run, next_commands, write_results
+from hmc_fast.training.results import Run, next_commands, resume_command, write_results
 from hmc_fast.training.run_folder import (
     CONFIG,
     ENVIRONMENT,
@@ -40,14 +41,17 @@ from hmc_fast.training.run_folder import (
     IMAGES,
     check_disk,
     check_free,
+    check_not_in_use,
     check_same,
     default_out,
     is_begun,
     locked,
     read_config,
     read_json,
+    run_folder,
 )
 from hmc_fast.training.step import (
+    AMP_DTYPES,
     Precision,
     Trainer,
     balanced_class_weights,
@@ -92,22 +96,44 @@ def train(
     """
     if not quiet:
         say(f"hmc-fast {__version__}: for research, not a medical device")
+    check_environment()
     device = resolve_device(config.device)
     config, notes = resolve(config, device)
+    folder = run_folder(config.out) if config.out else default_out(config.variant)
+    check_not_in_use(folder)
+    begun = check_start(config, folder, resume)
+    if begun:
+        notes = [f"going on with the run in {folder}, its settings"]
+    elif resume:
+        notes = [f"no run has begun in {folder}: starting one", *notes]
     for note in notes:
         say(note, quiet)
-    folder = Path(config.out) if config.out else default_out(config.variant)
-    begun = resume and is_begun(folder)
-    if begun:
+    with deterministic_algorithms(config.deterministic):
+        dataset, assignment = _open_data(config, folder if begun else None, quiet)
+        model = build(config)
+        images = load_images(dataset, config.pixels, workers=config.workers, quiet=quiet)
+        check_folds(dataset, assignment, images.hashes)
+        if not config.out:
+            folder = default_out(config.variant)  # the name may have been taken meanwhile
+        with locked(folder):
+            check_start(config, folder, resume)  # another process may have been here meanwhile
+            return _run(
+                Session(
+                    config, folder, device, dataset, images, assignment, model, build, quiet,
+                    command, notes,
+                )
+            )  # fmt: skip
+
+
+def check_start(config: TrainConfig, folder: Path, resume: bool) -> bool:
+    """Whether a run in `folder` is to go on; InputError where neither that nor a new one may
+    be."""
+    begun = is_begun(folder)
+    if begun and resume:
         check_same(config, read_config(folder / CONFIG), folder)
     else:
         check_free(folder, leftovers=resume)
-    with deterministic_algorithms(config.deterministic):
-        data = _load_data(config, folder if begun else None, quiet)
-        model = build(config)
-        with locked(folder):
-            session = Session(config, folder, device, *data, model, build, quiet, command, notes)
-            return _run(session)
+    return begun
 
 
 @dataclass
@@ -131,10 +157,8 @@ class Session:
         say(text, self.quiet)
 
 
-def _load_data(
-    config: TrainConfig, begun: Path | None, quiet: bool
-) -> tuple[Dataset, Images, np.ndarray]:
-    """Data set, pixels and folds; no patient and no picture is on both sides of any fold."""
+def _open_data(config: TrainConfig, begun: Path | None, quiet: bool) -> tuple[Dataset, np.ndarray]:
+    """Data set and folds, those of folds.csv where the run has begun; no image is decoded yet."""
     dataset = open_dataset(
         config.data,
         classes=config.class_names,
@@ -145,24 +169,22 @@ def _load_data(
     for warning in dataset.warnings:
         say(f"note: {warning}", quiet)
     assignment = make_folds(dataset, config.folds, config.seed)
-    images = load_images(dataset, config.pixels, workers=config.workers, quiet=quiet)
     if begun and (begun / FOLDS).is_file():
         assignment = read_folds(begun / FOLDS, dataset)
-    check_folds(dataset, assignment, images.hashes)
-    return dataset, images, assignment
+    return dataset, assignment
 
 
 def _run(session: Session) -> Path:
     config, folder = session.config, session.folder
     folds = [*range(config.folds)] if config.only_fold is None else [config.only_fold]
-    check_disk(folder, sum(p.nbytes for p in session.model.parameters()), len(folds))
+    to_do = [fold for fold in folds if not is_done(folder / f"fold{fold}")]
+    check_disk(folder, sum(p.nbytes for p in session.model.parameters()), len(to_do))
     jobs = _jobs(session, folds)
     facts = _begin(session, jobs[0].plan.steps)
     precision = Precision(**facts["precision"])
     _say_plan(session, jobs, precision)
     trainer = Trainer(session.model, session.device, precision, config.lr, config.compile)
-    for job in jobs:
-        _train_one(session, trainer, job)
+    _train_folds(session, trainer, jobs)
     done = [fold for fold in range(config.folds) if is_done(folder / f"fold{fold}")]
     metrics = write_results(
         Run(
@@ -174,7 +196,7 @@ def _run(session: Session) -> Path:
     for line in headline(metrics, config.folds):
         session.say(line)
     session.say(f"report: {folder / 'report.html'}")
-    session.say(f"next: {next_commands(folder)[0]}")
+    session.say(f"next: {next_commands(folder, config, done)[0]}")
     return folder
 
 
@@ -184,26 +206,35 @@ def _begin(session: Session, steps: int) -> dict[str, Any]:
     Returns env.json: machine, versions, and the precision, which a resumed run takes from there.
     """
     config, folder = session.config, session.folder
-    _check_images(session)
-    if (folder / ENVIRONMENT).is_file():
+    begun = is_begun(folder)
+    _check_images(session, begun)
+    if not (begun and (folder / FOLDS).is_file()):
+        write_folds(folder / FOLDS, session.dataset, session.assignment)
+    folds_sha256 = sha256_file(folder / FOLDS)
+    if begun:
         facts = read_json(folder / ENVIRONMENT)
+        if facts.get("folds_sha256") != folds_sha256:
+            raise InputError(f"{folder / FOLDS} was changed since the run began: start a new run")
     else:
         precision = choose_precision(
             config.amp, session.model, session.device, config.pixels,
             deterministic=config.deterministic, steps=steps,
         )  # fmt: skip
-        facts = environment() | {"device": str(session.device), "precision": precision._asdict()}
-    write_folds(folder / FOLDS, session.dataset, session.assignment)
+        facts = environment() | {
+            "device": str(session.device),
+            "precision": precision._asdict(),
+            "folds_sha256": folds_sha256,
+        }
     write_json(folder / ENVIRONMENT, facts)
     write_json(folder / CONFIG, dataclasses.asdict(config))
     return facts
 
 
-def _check_images(session: Session) -> None:
+def _check_images(session: Session, begun: bool) -> None:
     """Write images.json (name: hash of the pixels), or compare with what the run began with."""
     path = session.folder / IMAGES
     now = dict(zip(session.dataset.images, session.images.hashes, strict=True))
-    before = read_json(path) if path.is_file() else now
+    before = read_json(path) if begun else now
     changed = sorted(n for n in now.keys() | before.keys() if now.get(n) != before.get(n))
     if changed:
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
@@ -271,32 +302,49 @@ def _say_plan(session: Session, jobs: list[Job], precision: Precision) -> None:
     choices = [
         f"device {session.device}; amp {precision.amp} ({precision.reason})",
         compile_plan(config.compile, session.model, session.device),
-        *_backends(session),
+        *_backends(session, AMP_DTYPES.get(precision.amp, torch.float32)),
     ]
     session.notes = [*session.notes, *choices]
     for line in [*choices, f"writing to {session.folder}"]:
         session.say(line)
 
 
-def _backends(session: Session) -> list[str]:
+def _backends(session: Session, dtype: torch.dtype) -> list[str]:
     """Which attention backend each block takes in training, and why."""
     if not isinstance(session.model, HMCNet):
         return []
-    lines = []
+    blocks: dict[Choice, list[str]] = {}
     for name, block in session.model.attention_blocks().items():
         tokens = (-(-session.config.pixels // STRIDES[name])) ** 2
         d_qk, d_v = block.query.out_channels, block.value.out_channels
         shape = Shape(session.config.batch_size or 32, tokens, tokens, d_qk, d_v)
         kind = session.device.type
-        choice = choose_backend(block.backend, kind, torch.float32, shape, needs_grad=True)
-        lines.append(f"{name} {choice.backend} ({choice.reason})")
-    return ["attention: " + "; ".join(lines)] if lines else []
+        choice = choose_backend(block.backend, kind, dtype, shape, needs_grad=True)
+        blocks.setdefault(choice, []).append(name)
+    return [
+        f"attention in {', '.join(names)}: {choice.backend} ({choice.reason})"
+        for choice, names in blocks.items()
+    ]
 
 
 STRIDES = {"ha1": 4, "ha2": 8, "ca23": 16, "ca34": 32}  # of each block's map in the image
 
 
-def _train_one(session: Session, trainer: Trainer, job: Job) -> None:
+def _train_folds(session: Session, trainer: Trainer, jobs: list[Job]) -> None:
+    """Train the folds that are not done; a signal at any moment stops after the step or the fold
+    that is under way."""
+    with stop_signals(session.quiet) as stop:
+        try:
+            for job in jobs:
+                _train_one(session, trainer, job, stop)
+                if stop():
+                    raise Interrupted
+        except Interrupted:
+            say(f"stopped; go on with: {resume_command(session.folder)}")
+            raise
+
+
+def _train_one(session: Session, trainer: Trainer, job: Job, stop: Callable[[], bool]) -> None:
     """Train a fold, unless it is done."""
     config = session.config
     if is_done(job.folder):
@@ -307,12 +355,8 @@ def _train_one(session: Session, trainer: Trainer, job: Job) -> None:
     trainer.reset(session.build(config).state_dict(), _class_weights(config, job))
     description = _description(session, job.fold)
     display = FoldDisplay(job.fold, config.folds, job.plan, session.quiet)
-    with display, stop_signals(session.quiet) as stop:
-        try:
-            train_fold(trainer, job, description, stop=stop, show=display.update, warn=say)
-        except Interrupted:
-            say(f"stopped; go on with: hmc-fast train --resume --out {session.folder}")
-            raise
+    with display:
+        train_fold(trainer, job, description, stop=stop, show=display.update, warn=say)
 
 
 def _class_weights(config: TrainConfig, job: Job) -> Tensor | None:
@@ -332,8 +376,12 @@ def stop_signals(quiet: bool) -> Iterator[Callable[[], bool]]:
         if asked:
             raise KeyboardInterrupt
         asked.append(number)
-        say("stopping after this step, with a checkpoint; once more stops at once", quiet)
+        with suppress(RuntimeError):  # the signal came in the middle of a print
+            say("stopping after this step, with a checkpoint; once more stops at once", quiet)
 
+    if threading.current_thread() is not threading.main_thread():  # where none can be taken
+        yield lambda: False
+        return
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield lambda: bool(asked)

@@ -2,16 +2,18 @@
 
 import csv
 import dataclasses
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from hmc_fast.data.augment import augment, draw_parameters
 from hmc_fast.data.dataset import Dataset
+from hmc_fast.errors import InputError
 from hmc_fast.evaluation import figures
 from hmc_fast.evaluation.report import run_figures, write_report
 from hmc_fast.evaluation.summary import metrics_document
@@ -19,6 +21,7 @@ from hmc_fast.files import sha256_file, write_csv, write_json
 from hmc_fast.models.saved import WEIGHTS
 from hmc_fast.training.config import TrainConfig
 from hmc_fast.training.fold import HISTORY, PREDICTIONS
+from hmc_fast.training.run_folder import CONFIG
 
 SHEET_IMAGES, SHEET_VARIANTS = 6, 5
 
@@ -39,20 +42,29 @@ class Run(NamedTuple):
 
 def write_results(run: Run, folds: Sequence[int]) -> dict[str, Any]:
     """Write the run's tables, metrics, figures and report from the finished `folds`; returns
-    metrics.json's value."""
-    chosen, probabilities = _gather_predictions(run, folds)
-    history = [row for fold in folds for row in read_history(run.folder / f"fold{fold}")]
-    dataset, labels = run.dataset, run.dataset.labels[chosen]
-    metrics = metrics_document(
-        labels,
-        probabilities,
-        [dataset.patients[i] for i in chosen],
-        run.assignment[chosen],
-        dataset.classes,
-        seconds=sum(row["seconds"] for row in history),
-        gammas={fold: read_gammas(run.folder / f"fold{fold}") for fold in folds},
-        seed=run.config.seed,
-    )
+    metrics.json's value.
+
+    Raises InputError: a finished fold's file is missing or damaged, or its predictions are not
+    finite.
+    """
+    finished = {fold: read_fold(run, fold) for fold in folds}
+    predictions = {name: row for fold in finished.values() for name, row in fold.predictions}
+    history = [row for fold in finished.values() for row in fold.history]
+    dataset, chosen = run.dataset, np.flatnonzero(np.isin(run.assignment, folds))
+    probabilities = np.array([predictions[dataset.images[i]] for i in chosen])
+    try:
+        metrics = metrics_document(
+            dataset.labels[chosen],
+            probabilities,
+            [dataset.patients[i] for i in chosen],
+            run.assignment[chosen],
+            dataset.classes,
+            seconds=sum(row["seconds"] for row in history),
+            gammas={fold: result.gammas for fold, result in finished.items()},
+            seed=run.config.seed,
+        )
+    except ValueError as error:
+        raise InputError(f"{run.folder}: {error}; lower --lr or train with --amp off") from error
     _write_predictions(run, chosen, probabilities)
     columns = list(history[0])
     write_csv(run.folder / HISTORY, columns, [[row[c] for c in columns] for row in history])
@@ -63,6 +75,38 @@ def write_results(run: Run, folds: Sequence[int]) -> dict[str, Any]:
         figures.save(figure, run.folder / "figures" / f"{name}.png")
     write_report(run.folder / "report.html", page)
     return metrics
+
+
+class FoldResult(NamedTuple):
+    """What a finished fold left: (image, probabilities) of its test images, history, gammas."""
+
+    predictions: list[tuple[str, list[float]]]
+    history: list[dict[str, Any]]
+    gammas: dict[str, float]
+
+
+def read_fold(run: Run, fold: int) -> FoldResult:
+    """The files of a finished fold; InputError where one is missing or damaged."""
+    folder = run.folder / f"fold{fold}"
+    tested = [run.dataset.images[i] for i in np.flatnonzero(run.assignment == fold)]
+    try:
+        result = FoldResult(read_predictions(folder), read_history(folder), read_gammas(folder))
+        if [name for name, _ in result.predictions] != tested:
+            raise ValueError(f"{PREDICTIONS} is not of the fold's test images")
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
+        raise InputError(
+            f"{folder} is damaged ({reason}): remove it, and `{resume_command(run.folder)}` "
+            "trains it again"
+        ) from error
+    return result
+
+
+def read_predictions(folder: Path) -> list[tuple[str, list[float]]]:
+    """The rows of a fold's predictions.csv."""
+    with open(folder / PREDICTIONS, newline="") as file:
+        _, *rows = csv.reader(file)
+    return [(name, [float(p) for p in row]) for name, *row in rows]
 
 
 def read_history(folder: Path) -> list[dict[str, Any]]:
@@ -81,17 +125,6 @@ def read_gammas(folder: Path) -> dict[str, float]:
     with safe_open(folder / WEIGHTS, "pt") as weights:
         names = [name for name in weights.keys() if name.endswith(".gamma")]  # noqa: SIM118
         return {name.removesuffix(".gamma"): weights.get_tensor(name).item() for name in names}
-
-
-def _gather_predictions(run: Run, folds: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """(image numbers, probabilities (n, C)) of the folds' test images, in the data set's order."""
-    found: dict[str, list[float]] = {}
-    for fold in folds:
-        with open(run.folder / f"fold{fold}" / PREDICTIONS, newline="") as file:
-            _, *rows = csv.reader(file)
-        found |= {name: [float(p) for p in row] for name, *row in rows}
-    chosen = np.flatnonzero(np.isin(run.assignment, folds))
-    return chosen, np.array([found[run.dataset.images[i]] for i in chosen])
 
 
 def _write_predictions(run: Run, chosen: np.ndarray, probabilities: np.ndarray) -> None:
@@ -152,15 +185,28 @@ def _report(
         "config": dataclasses.asdict(run.config),
         "environment": run.environment,
         "command": run.command,
-        "next_commands": next_commands(run.folder),
+        "next_commands": next_commands(run.folder, run.config, folds),
         "notes": list(run.notes),
         "files": {name: sha256_file(run.folder / name) for name in files},
     }
 
 
-def next_commands(folder: Path) -> list[str]:
-    """What a user would run after a training."""
-    return [f"hmc-fast predict {folder} IMAGE ...", f"hmc-fast train --resume --out {folder}"]
+def next_commands(folder: Path, config: TrainConfig, done: Sequence[int]) -> list[str]:
+    """What a user would run after a training: predict, then the next fold or a variant to compare
+    with."""
+    missing = [fold for fold in range(config.folds) if fold not in done]
+    if missing:
+        then = f"{resume_command(folder)} --only-fold {missing[0]}"
+    else:
+        other = "hmc" if config.variant == "resnet50" else "resnet50"
+        settings = shlex.quote(str(folder / CONFIG))
+        then = f"hmc-fast train --variant {other} --config {settings}"
+    return [f"hmc-fast predict {shlex.quote(str(folder))} IMAGE ...", then]
+
+
+def resume_command(folder: Path) -> str:
+    """How a run goes on."""
+    return f"hmc-fast train --resume --out {shlex.quote(str(folder))}"
 
 
 def _samples(run: Run) -> dict[str, Any]:

@@ -25,6 +25,11 @@ FREE_TO_CHANGE = {
 }  # between a run and its --resume
 
 
+def run_folder(out: str) -> Path:
+    """The folder that --out names, `~` understood."""
+    return Path(os.path.expanduser(out))
+
+
 def default_out(variant: str, root: Path = Path("runs")) -> Path:
     """runs/<variant>-<n> with the smallest n that is not taken."""
     number = 1
@@ -35,18 +40,14 @@ def default_out(variant: str, root: Path = Path("runs")) -> Path:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the run's folder, made if need be; InputError where another process holds it (its number
-    is named)."""
+    """Hold the run's folder, made if need be, and removed again where nothing came into it.
+
+    InputError where another process holds it (its number is named) or it cannot be made.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / LOCK)
-        lock.acquire(timeout=0)
-    except Timeout:
-        with contextlib.suppress(OSError):
-            raise InputError(
-                f"{folder} is in use by process {(folder / OWNER).read_text()}"
-            ) from None
-        raise InputError(f"{folder} is in use by another process") from None
+        lock = _acquire(folder)
     except OSError as error:
         raise InputError(f"cannot write to {folder}: {error.strerror or error}") from error
     try:
@@ -54,8 +55,28 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         (folder / OWNER).unlink(missing_ok=True)
+        (folder / LOCK).unlink(missing_ok=True)  # before the release: nobody waits for this file
+        with contextlib.suppress(OSError):
+            for path in made:
+                path.rmdir()
         lock.release()
-        (folder / LOCK).unlink(missing_ok=True)
+
+
+def _acquire(folder: Path) -> FileLock:
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        owner = (folder / OWNER).read_text() if (folder / OWNER).is_file() else ""
+        process = f"process {owner}" if owner else "another process"
+        raise InputError(f"{folder} is in use by {process}: wait for it, or stop it") from None
+    return lock
+
+
+def check_not_in_use(folder: Path) -> None:
+    """InputError where another process holds the folder; what a killed one left does not count."""
+    if (folder / LOCK).is_file():
+        _acquire(folder).release()
 
 
 def is_begun(folder: Path) -> bool:
@@ -69,7 +90,9 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text())
     except FileNotFoundError:
         raise InputError(f"no such file: {path}") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
         raise InputError(f"{path} is no JSON file: {error}") from error
     if not isinstance(value, dict):
         raise InputError(f"{path} must hold a JSON object")
@@ -79,7 +102,10 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_config(path: Path) -> dict[str, Any]:
     """The settings in config.json of an earlier run, checked."""
     values = read_json(path)
-    config_from_dict(values)
+    try:
+        config_from_dict(values)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     return values
 
 
@@ -88,8 +114,11 @@ def check_free(folder: Path, leftovers: bool = False) -> None:
 
     leftovers: what a run leaves that was killed before it had begun does not count.
     """
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"--out {folder} is a file, not a folder")
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise InputError(f"--out {folder} cannot be made: {nearest} is a file, not a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(f"--out {folder} cannot be written: no permission in {nearest}")
     kept = [p.name for p in folder.iterdir()] if folder.is_dir() else []
     ours = {LOCK, OWNER, *((ENVIRONMENT, FOLDS, IMAGES) if leftovers else ())}
     kept = [name for name in kept if name not in ours and not name.endswith(".tmp")]
@@ -105,14 +134,21 @@ def check_same(config: TrainConfig, before: Mapping[str, Any], folder: Path) -> 
     now = dataclasses.asdict(config)
     keys = [key for key in now if key not in FREE_TO_CHANGE and now[key] != before.get(key)]
     if keys:
-        pairs = ", ".join(f"{flag(key)} {before.get(key)} there, {now[key]} here" for key in keys)
+        pairs = ", ".join(
+            f"{flag(key)} {_word(before.get(key))} there, {_word(now[key])} here" for key in keys
+        )
         raise InputError(f"--resume cannot change settings of {folder}: {pairs}")
+
+
+def _word(value: Any) -> str:
+    words = {None: "not set", True: "on", False: "off"}
+    return words[value] if value is None or isinstance(value, bool) else str(value)
 
 
 def check_disk(folder: Path, model_bytes: int, folds: int) -> None:
     """InputError where the disk is too small: a model a fold, and one fold's three checkpoints with
     Adam's state."""
-    needed = model_bytes * (folds + 9) + (64 << 20)
+    needed = model_bytes * (folds + 9 if folds else 0) + (64 << 20)
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise InputError(

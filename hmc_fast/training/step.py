@@ -3,6 +3,7 @@ device."""
 
 import contextlib
 import logging
+import os
 import statistics
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from hmc_fast.models.network import HMCNet
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 TRIAL_BATCH, TRIAL_STEPS = 4, 3
+COMPILE_BACKEND = "inductor"  # of torch.compile; tests take one that only traces
 
 
 class Precision(NamedTuple):
@@ -54,13 +56,19 @@ class Trainer:
         self.class_weights: Tensor | None = None
         self.forward = self._forward
         if compiled and device.type == "cuda":
-            self.forward = torch.compile(self._forward, fullgraph=True, dynamic=False)
+            self.compile_whole_step()
         elif compiled and isinstance(model, HMCNet):
             # it warns of a CUDA toolkit without a GPU, which is no news here
             logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
             for block in model.attention_blocks().values():
-                block.compile(dynamic=False)
+                block.compile(dynamic=False, backend=COMPILE_BACKEND)
         self._new_optimizer()
+
+    def compile_whole_step(self) -> None:
+        """Augmentation, network and loss as one graph; a break in it is an error."""
+        self.forward = torch.compile(
+            self._forward, fullgraph=True, dynamic=False, backend=COMPILE_BACKEND
+        )
 
     def reset(self, weights: dict[str, Tensor], class_weights: Tensor | None) -> None:
         """Begin a fold: these weights, no optimizer state, this weighting of the loss."""
@@ -177,6 +185,7 @@ def deterministic_algorithms(enabled: bool) -> Iterator[None]:
     """torch's deterministic kernels inside the context, where asked for."""
     before = torch.are_deterministic_algorithms_enabled()
     if enabled:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS refuses
         torch.use_deterministic_algorithms(True)
     try:
         yield
