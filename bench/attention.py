@@ -1,11 +1,11 @@
 """How fast is each attention backend at the network's shapes, beside the reference and the machine?
 
-    python bench/attention.py        every backend and shape, forward and step; writes
-    results/attention-<machine>.csv pytest --benchmark               the pairs that matter on a CPU,
-    timed in turn
+    python bench/attention.py    every backend and shape; writes bench/results/attention-cpu.csv
+    pytest --benchmark           the pairs that matter, timed in turn
 
-Float32 on a CPU. A step is forward and backward with gradients of q, k, v, x and gamma. Each side
-is compared with the reference before it is timed. Machine and versions stand in every row.
+On a CPU, float32, HA1 and HA2 in bfloat16 too. A step is forward and backward with gradients of
+q, k, v, x and gamma. Each side is compared with the reference before it is timed. Machine and
+versions stand in every row.
 """
 
 import argparse

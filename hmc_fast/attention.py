@@ -26,6 +26,7 @@ from hmc_fast.kernels.chunked import chunked_backward, chunked_forward
 from hmc_fast.kernels.reference import attention_reference
 
 BACKENDS = ("auto", "reference", "chunked", "sdpa")
+AUTOCAST_DEVICES = ("cpu", "cuda")
 ENVIRONMENT_VARIABLE = "HMC_FAST_BACKEND"
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -45,22 +46,23 @@ def spatial_attention(
     scores.
 
     q: (B, Nq, Dk); k: (B, Nk, Dk); v: (B, Nk, Dv); x: (B, Nq, Dv): float16, bfloat16, float32 or
-    float64, one dtype and one device; under autocast they are cast to its dtype. gamma: (1,), the
-    same dtype or float32. scale: None for 1 / sqrt(Dk). backend: one of BACKENDS; "auto" takes
+    float64, one dtype and one device; autocast casts them, float64 excepted. gamma: (1,), the same
+    dtype or float32. scale: None for 1 / sqrt(Dk). backend: one of BACKENDS; "auto" takes
     HMC_FAST_BACKEND if it is set, else the fastest for the shape.
 
     Returns (B, Nq, Dv) in the dtype of x. Differentiable once in q, k, v, x and gamma (`reference`:
     twice). Raises ValueError: names the argument, what it got and the rule.
     """
     device = q.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    autocast = device in AUTOCAST_DEVICES and torch.is_autocast_enabled(device)
+    if autocast and q.dtype != torch.float64:  # which autocast leaves alone
         dtype = torch.get_autocast_dtype(device)
         q, k, v, x = q.to(dtype), k.to(dtype), v.to(dtype), x.to(dtype)
     _check_arguments(q, k, v, x, gamma)
     scale = _check_scale(scale, q.shape[2])
     needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v, x, gamma))
     shape = Shape(q.shape[0], q.shape[1], k.shape[1], q.shape[2], v.shape[2])
-    choice = choose_backend(backend, device, q.dtype, shape, needs_grad)
+    choice = choose_backend(backend, q.device, q.dtype, shape, needs_grad)
     if not torch.compiler.is_compiling():
         _log_once(choice)
     return _IMPLEMENTATIONS[choice.backend](q, k, v, x, gamma, scale)
@@ -84,7 +86,7 @@ class Shape(NamedTuple):
 
 
 def choose_backend(
-    backend: str, device: str, dtype: torch.dtype, shape: Shape, needs_grad: bool
+    backend: str, device: torch.device, dtype: torch.dtype, shape: Shape, needs_grad: bool
 ) -> Choice:
     """The backend for a call: the argument, else HMC_FAST_BACKEND, else the fastest measured for
     the shape.
@@ -98,7 +100,7 @@ def choose_backend(
     if check_backend(from_environment, ENVIRONMENT_VARIABLE) != "auto":
         return Choice(from_environment, f"{ENVIRONMENT_VARIABLE} is set")
     many = shape.batch * shape.tokens_q * shape.tokens_k >= _many_scores(dtype, needs_grad)
-    if device == "cuda":
+    if device.type == "cuda":
         if many:
             return Choice("sdpa", "too many scores to store on a GPU")
         return Choice("reference", "few enough scores for plain products on a GPU")

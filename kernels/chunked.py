@@ -70,13 +70,14 @@ def _blocks(q: Tensor, k: Tensor) -> list[slice]:
     """Equal blocks of query rows, the fewest whose scores fit BLOCK_BYTES each."""
     tokens = q.shape[1]
     most = max(1, BLOCK_BYTES // (k.shape[1] * k.element_size()))
-    rows = -(-tokens // -(-tokens // most))
-    return [slice(start, start + rows) for start in range(0, tokens, rows)]
+    rows = -(-tokens // max(1, -(-tokens // most)))
+    return [slice(start, start + rows) for start in range(0, tokens, max(1, rows))]
 
 
 def _scores_buffer(blocks: list[slice], q: Tensor, k: Tensor) -> Tensor:
     """Room for the scores of one block, used for all: fresh memory costs as much as the softmax."""
-    return torch.empty(blocks[0].stop, k.shape[1], dtype=q.dtype, device=q.device)
+    rows = blocks[0].stop if blocks else 0
+    return torch.empty(rows, k.shape[1], dtype=q.dtype, device=q.device)
 
 
 def _probabilities(scaled_q: Tensor, k: Tensor, buffer: Tensor) -> Tensor:

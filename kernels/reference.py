@@ -16,7 +16,7 @@ def attention_reference(
     q: Tensor, k: Tensor, v: Tensor, x: Tensor, gamma: Tensor, scale: float
 ) -> Tensor:
     """q (B, Nq, Dk), k (B, Nk, Dk), v (B, Nk, Dv), x (B, Nq, Dv), gamma (1,) -> (B, Nq, Dv)."""
-    scores = scale * torch.bmm(q, k.transpose(1, 2))  # (B, Nq, Nk)
+    scores = torch.bmm(q * scale, k.transpose(1, 2))  # (B, Nq, Nk); float16 may overflow unscaled
     probabilities = torch.softmax(scores, dim=-1)
     attended = torch.bmm(probabilities, v)  # (B, Nq, Dv)
     return gamma.to(x.dtype) * attended + x

@@ -184,7 +184,7 @@ def test_wrong_dtypes_scales_and_backends_are_named():
 
 def choose(tokens, backend="auto", needs_grad=False):
     shape = Shape(1, tokens, tokens, 32, 256)
-    return choose_backend(backend, "cpu", torch.float32, shape, needs_grad)
+    return choose_backend(backend, torch.device("cpu"), torch.float32, shape, needs_grad)
 
 
 def test_environment_variable_overrides_auto_but_not_the_argument(monkeypatch):

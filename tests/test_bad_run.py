@@ -134,7 +134,7 @@ def change_folds() -> str:
     path = Path("done/folds.csv")
     header, *rows = path.read_text().splitlines()
     path.write_text("\n".join([header, *(row[:-1] + str(1 - int(row[-1])) for row in rows), ""]))
-    return "done/folds.csv was changed since the run began: start a new run"
+    return "folds.csv of the run in done changed since it began: restore it or start a new run"
 
 
 def spoil_config() -> str:
@@ -157,7 +157,21 @@ def spoil_weights() -> str:
     return "done/fold0 is damaged ("
 
 
-SPOILS = [change_image, change_folds, spoil_config, spoil_predictions, spoil_history, spoil_weights]
+def change_device() -> str:
+    path = Path("done/env.json")
+    path.write_text(path.read_text().replace('"device": "cpu"', '"device": "cuda"'))
+    return "the device of the run in done changed since it began (cuda there, cpu here)"
+
+
+SPOILS = [
+    change_image,
+    change_folds,
+    change_device,
+    spoil_config,
+    spoil_predictions,
+    spoil_history,
+    spoil_weights,
+]
 
 
 @pytest.mark.parametrize("spoil", SPOILS)

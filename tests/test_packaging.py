@@ -205,7 +205,7 @@ def test_readme_holds_both_commands_once():
     one, two = (ci_checks("command", name) for name in ("command-one", "command-two"))
     assert "python train.py --compile" in one.stdout
     assert "pytest" in two.stdout
-    assert "pip install -e" in one.stdout
+    assert "pip install -q -e ." in one.stdout
     assert "[test]" in two.stdout
 
 

@@ -93,7 +93,9 @@ def test_a_table_in_a_file_is_the_same_and_is_announced(predict, place, capsys):
     run("predict", "run", "x.png", "y.png")
     expected = capsys.readouterr().out
     assert run("predict", "run", "x.png", "y.png", "--out", "p.csv") == 0
-    assert capsys.readouterr().out == "2 predictions: p.csv\n"
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == "2 predictions: p.csv"
+    assert told[1].startswith("next: read run/report.html")
     assert (place / "p.csv").read_text() == expected
     assert run("predict", "run", "x.png", "--out", "p.csv", "--quiet") == 0
     assert capsys.readouterr() == ("", "")

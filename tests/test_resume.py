@@ -13,7 +13,7 @@ import torch
 
 from hmc_fast.errors import InputError
 from hmc_fast.models.network import HMCNet
-from hmc_fast.training import fold, loop
+from hmc_fast.training import fold, loop, session
 from hmc_fast.training.checkpoint import load_checkpoint
 from hmc_fast.training.config import TrainConfig
 from hmc_fast.training.fold import Interrupted
@@ -235,7 +235,7 @@ def test_a_measured_precision_is_kept_when_the_run_goes_on(start, tmp_path, monk
     """A second measurement could end otherwise."""
     expected = outcome(start("unbroken", amp="bf16"))
     measured = iter([loop.Precision("bf16", "measured"), loop.Precision("off", "measured")])
-    monkeypatch.setattr(loop, "choose_precision", lambda *args, **kwargs: next(measured))
+    monkeypatch.setattr(session, "choose_precision", lambda *args, **kwargs: next(measured))
     assert crashes(start, 2, amp="auto")
     assert outcome(start(resume=True, amp="auto")) == expected
 

@@ -133,8 +133,8 @@ def test_the_autocast_is_that_of_the_precision():
         trainer = Trainer(model, CPU, Precision(amp, ""), LR, False)
         trainer.step(*batch())
         trainer.predict(batch()[0], 6)
-    types = [torch.float32, torch.bfloat16, torch.float16]
-    assert seen == [dtype for dtype in types for _ in range(2)]
+    assert seen[::2] == [torch.float32, torch.bfloat16, torch.float16]  # the steps
+    assert seen[1::2] == [torch.float32] * 3  # predictions are what load_model gives
 
 
 def test_an_overflow_in_fp16_skips_the_step_and_halves_the_scale():
@@ -158,13 +158,40 @@ def test_balanced_weights_by_hand_and_by_scikit_learn():
 
 
 def choose(amp: str = "auto", device=CPU, *, deterministic=False, steps=100) -> Precision:
-    return choose_precision(amp, tiny(), device, 64, deterministic=deterministic, steps=steps)
+    return choose_precision(amp, tiny(), device, (4, 64), deterministic=deterministic, steps=steps)
 
 
 @pytest.mark.parametrize("amp", ["bf16", "fp16", "off"])
 def test_a_precision_that_is_asked_for_is_taken(amp):
     for device in (CPU, CUDA):
         assert choose(amp, device, deterministic=True, steps=1) == (amp, "asked for")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("amp", ["bf16", "fp16", "off"])
+def test_steps_on_a_gpu_never_wait_for_it(amp):
+    trainer = Trainer(tiny(), CUDA, Precision(amp, ""), LR, False)
+    tensors = [tensor.cuda() for tensor in batch()]
+    trainer.step(*tensors)
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error" if amp != "fp16" else "default")  # the scaler waits
+    try:
+        losses = torch.stack([trainer.step(*tensors)[0] for _ in range(3)])
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+    assert losses.isfinite().all()
+
+
+@pytest.mark.gpu
+def test_the_compiled_step_on_a_gpu_equals_the_eager_one():
+    losses = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        model = HMCNet(layers=(1, 1, 1, 1))
+        trainer = Trainer(model, CUDA, Precision("off", ""), LR, compiled)
+        tensors = [tensor.cuda() for tensor in batch(4, 64)]
+        losses.append(torch.stack([trainer.step(*tensors)[0] for _ in range(3)]))
+    torch.testing.assert_close(*losses, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(("has_bf16", "amp"), [(True, "bf16"), (False, "fp16")])
@@ -221,17 +248,29 @@ def test_deterministic_algorithms_are_left_as_they_were(monkeypatch):
         assert not torch.are_deterministic_algorithms_enabled()
 
 
+SMALL = HMCNet(layers=(1, 1, 1, 1))
+
+
 @pytest.mark.parametrize(
-    ("compiled", "model", "device", "start"),
+    ("asked", "model", "device", "compiled", "start"),
     [
-        (False, tiny(), CPU, "not compiled (--compile)"),
-        (True, tiny(), CUDA, "torch.compile of the whole step"),
-        (True, tiny(), CPU, "nothing is compiled: on a CPU only attention blocks are"),
-        (True, HMCNet(layers=(1, 1, 1, 1)), CPU, "torch.compile of the attention blocks only"),
+        (False, tiny(), CPU, False, "not compiled (--compile)"),
+        (True, tiny(), CUDA, True, "torch.compile of the whole step"),
+        (True, tiny(), CPU, False, "not compiled: on a CPU only attention blocks are"),
+        (True, SMALL, CPU, True, "torch.compile of the attention blocks only"),
     ],
 )
-def test_the_plan_is_told(compiled, model, device, start):
-    assert step.compile_plan(compiled, model, device).startswith(start)
+def test_the_plan_is_told(asked, model, device, compiled, start):
+    plan = step.compile_plan(asked, model, device)
+    assert plan[0] == compiled
+    assert plan[1].startswith(start)
+
+
+def test_without_a_compiler_nothing_is_compiled(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    compiled, sentence = step.compile_plan(True, SMALL, CPU)
+    assert not compiled
+    assert "needs a C++ compiler" in sentence
 
 
 # torch's own warning, which it hides by itself where warnings are no errors

@@ -7,6 +7,8 @@ import shlex
 import sys
 from collections.abc import Sequence
 
+import torch
+
 from hmc_fast import __version__
 from hmc_fast.cli import data, env, predict, train
 from hmc_fast.cli.arguments import Parser
@@ -53,6 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         where = f": {error.filename}" if error.filename else ""
         return _fail(f"{error.strerror}{where}")
+    except torch.OutOfMemoryError as error:
+        reason = str(error).partition(". ")[0]
+        return _fail(f"{reason}: lower --batch-size or --image-size")
     except KeyboardInterrupt:
         print("hmc-fast: interrupted", file=sys.stderr)
         return 130

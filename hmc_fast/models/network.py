@@ -1,11 +1,10 @@
-"""HMC-Net: torchvision's ResNet50 with four spatial attention blocks, each of which can be left
-out.
+"""HMC-Net: torchvision's ResNet50 with two pairs of spatial attention blocks, each optional.
 
-    x1 = Layer1(stem)   x1' = HA1(x1)                          hierarchical attention, 56 x 56 at
-    224 px x2 = Layer2(x1')    x2' = HA2(x2)                          hierarchical attention, 28 x
-    28 x3 = Layer3(x2')    x3' = CA23(x3, match_ca23 x2')         cross-scale attention, 14 x 14 x4
-    = Layer4(x3')    x4' = CA34(x4, match_ca34 x3')         cross-scale attention, 7 x 7 logits =
-    FC(average pool x4')                              Fatima et al. 2026, Eq. 1 to 19
+    x1 = Layer1(stem)    x1' = HA1(x1)                     hierarchical, 56 x 56 at 224 px
+    x2 = Layer2(x1')     x2' = HA2(x2)                     hierarchical, 28 x 28
+    x3 = Layer3(x2')     x3' = CA23(x3, match_ca23 x2')    cross-scale, 14 x 14
+    x4 = Layer4(x3')     x4' = CA34(x4, match_ca34 x3')    cross-scale, 7 x 7
+    logits = FC(average pool x4')                          Fatima et al. 2026, Eq. 1 to 19
 
 `match` is a 1x1 convolution to the deeper map's channels, then bilinear interpolation to its size.
 """
@@ -19,6 +18,7 @@ from torchvision.models.resnet import Bottleneck, ResNet
 from hmc_fast.models.spatial_attention import SpatialAttention2d
 
 RESNET50_LAYERS = (3, 4, 6, 3)
+STRIDES = {"ha1": 4, "ha2": 8, "ca23": 16, "ca34": 32}  # of each block's map in the image
 
 
 class HMCNet(ResNet):

@@ -135,6 +135,16 @@ class TrainConfig:
         return self.image_size or PRESETS["full"]["image_size"]
 
     @property
+    def images_a_step(self) -> int:
+        """`batch_size`, the paper's where no preset has filled it in."""
+        return self.batch_size or PRESETS["full"]["batch_size"]
+
+    @property
+    def passes(self) -> int:
+        """`epochs`, those of a CPU where no preset has filled it in."""
+        return self.epochs or CPU_EPOCHS
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """`classes` split at the commas."""
         return tuple(name.strip() for name in self.classes.split(",") if name.strip())

@@ -84,8 +84,7 @@ def train_fold(
     show: Callable[[int, dict[str, Any] | None], None] = lambda step, row: None,
     warn: Callable[[str], None] = print,
 ) -> None:
-    """Train to the end from the newest checkpoint in job.folder, or from the trainer's fresh
-    weights.
+    """Train to the end from the newest checkpoint, or from the trainer's fresh weights.
 
     description: what model.json will say; stop: asked after every step; show: told the steps done
     and, at the end of a pass, its history row; warn: told of damaged checkpoints. Leaves
@@ -94,31 +93,45 @@ def train_fold(
     written.
     """
     state, best = _resume(trainer, job, warn)
-    loss_sum = torch.tensor(state.loss_sum, dtype=torch.float64, device=trainer.device)
-    correct = torch.tensor(state.correct, device=trainer.device)
-    started, last_save = time.monotonic() - state.seconds, time.monotonic()
+    running, last_save = _Running(trainer.device, state), time.monotonic()
     while state.step < job.plan.steps:
-        loss, right = _one_step(trainer, job, state.step)
-        loss_sum += loss
-        correct += right
+        running.add(*_one_step(trainer, job, state.step))
         state.step, state.steps_in_row = state.step + 1, state.steps_in_row + 1
         row = None
         if job.plan.passes_done(state.step) > job.plan.passes_done(state.step - 1):
-            state.loss_sum, state.correct = loss_sum.item(), int(correct)
-            state.seconds = time.monotonic() - started
+            running.read_into(state)
             row, best = _close_row(trainer, job, state, best)
-            loss_sum.zero_()
-            correct.zero_()
+            running = _Running(trainer.device, state)
         show(state.step, row)
         due = time.monotonic() - last_save >= job.checkpoint_seconds
         if (due or stop()) and state.step < job.plan.steps:
-            state.loss_sum, state.correct = loss_sum.item(), int(correct)
-            state.seconds = time.monotonic() - started
+            running.read_into(state)
             _save(trainer, job, state, best)
             last_save = time.monotonic()
             if stop():
                 raise Interrupted
+            running = _Running(trainer.device, state)
     _finish(trainer, job, state, best, description)
+
+
+class _Running:
+    """Sums of the row being made, on the device, and the clock of the steps: evaluations and
+    checkpoints are not counted."""
+
+    def __init__(self, device: torch.device, state: State) -> None:
+        self.loss_sum = torch.tensor(state.loss_sum, dtype=torch.float64, device=device)
+        self.correct = torch.tensor(state.correct, device=device)
+        self.started = time.monotonic()
+
+    def add(self, loss: Tensor, correct: Tensor) -> None:
+        """One step more; nothing waits for the device."""
+        self.loss_sum += loss
+        self.correct += correct
+
+    def read_into(self, state: State) -> None:
+        """Wait for the device and put sums and time into `state`."""
+        state.loss_sum, state.correct = self.loss_sum.item(), int(self.correct)
+        state.seconds += time.monotonic() - self.started
 
 
 def _one_step(trainer: Trainer, job: Job, step: int) -> tuple[Tensor, Tensor]:
@@ -153,8 +166,9 @@ def _close_row(
         "seconds": seconds,
         "images_per_s": images / max(seconds, 1e-9),
     }
-    every = max(1, job.plan.passes // EVALUATIONS)
-    if epoch % every == 0 or state.step == job.plan.steps:
+    every = -(-job.plan.passes // EVALUATIONS)
+    shown = epoch % every == 0 or state.step == job.plan.steps
+    if shown:
         row["test_loss"], row["test_accuracy"] = _evaluate(trainer, job, job.split.test)
     if len(job.split.validation):
         loss, accuracy = _evaluate(trainer, job, job.split.validation)
@@ -163,7 +177,8 @@ def _close_row(
             state.best_loss, state.best_epoch = loss, epoch
             best = {name: t.detach().clone() for name, t in trainer.model.state_dict().items()}
     state.rows.append(row)
-    _write_history(job, state.rows)
+    if shown:
+        _write_history(job, state.rows)
     state.loss_sum, state.correct, state.steps_in_row = 0.0, 0, 0
     return row, best
 
@@ -192,7 +207,12 @@ def _finish(
     done."""
     if best is not None:
         trainer.model.load_state_dict(best)
-    probabilities = _logits(trainer, job, job.split.test).double().softmax(1).tolist()
+    logits = _logits(trainer, job, job.split.test)
+    if not logits.isfinite().all():
+        raise InputError(
+            f"the predictions of fold {job.fold} are no numbers: lower --lr or train with --amp off"
+        )
+    probabilities = logits.double().softmax(1).tolist()
     names = [job.names[i] for i in job.split.test]
     classes = description["classes"]
     rows = [[name, *row] for name, row in zip(names, probabilities, strict=True)]

@@ -145,10 +145,13 @@ def _word(value: Any) -> str:
     return words[value] if value is None or isinstance(value, bool) else str(value)
 
 
-def check_disk(folder: Path, model_bytes: int, folds: int) -> None:
-    """InputError where the disk is too small: a model a fold, and one fold's three checkpoints with
-    Adam's state."""
-    needed = model_bytes * (folds + 9 if folds else 0) + (64 << 20)
+def check_disk(folder: Path, model_bytes: int, folds: int, selects: bool = False) -> None:
+    """InputError where the disk is too small for a model a fold and one fold's checkpoints.
+
+    Three of those exist at a time, each with Adam's two moments; selects: and the best weights.
+    """
+    checkpoints = 3 * (4 if selects else 3)
+    needed = model_bytes * (folds + checkpoints if folds else 0) + (64 << 20)
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise InputError(

@@ -4,10 +4,13 @@ device."""
 import contextlib
 import logging
 import os
+import shutil
 import statistics
+import sysconfig
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -19,7 +22,7 @@ from hmc_fast.environment import cpu
 from hmc_fast.models.network import HMCNet
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-TRIAL_BATCH, TRIAL_STEPS = 4, 3
+TRIAL_BATCH, TRIAL_STEPS = 8, 3  # images at the most, and rounds
 COMPILE_BACKEND = "inductor"  # of torch.compile; tests take one that only traces
 
 
@@ -82,11 +85,10 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision.amp == "fp16")
 
     def step(self, images: Tensor, parameters: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """One update from uint8 images (B, 1, S, S), augmentation parameters (B, 4) and labels
-        (B,).
+        """One update: uint8 images (B, 1, S, S), augmentation parameters (B, 4), labels (B,).
 
         Returns the mean loss and the number of right predictions, both on the device: nothing waits
-        for the GPU.
+        for the GPU. A step that the gradient scaler skips, because fp16 overflowed, counts as 0.
         """
         self.model.train()
         loss, correct = self.forward(images, parameters, labels)
@@ -94,7 +96,8 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        return loss.detach(), correct
+        loss = loss.detach()
+        return loss.nan_to_num(0, 0, 0) if self.scaler.is_enabled() else loss, correct
 
     def _forward(self, images: Tensor, parameters: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         inputs = augment(images, parameters).contiguous(memory_format=torch.channels_last)
@@ -106,17 +109,17 @@ class Trainer:
 
     @torch.no_grad()
     def predict(self, images: Tensor, batch_size: int) -> Tensor:
-        """Logits (n, C) float32 of uint8 images (n, 1, S, S), resized and normalised only, in eval
-        mode.
+        """Logits (n, C) of uint8 images (n, 1, S, S): normalised only, eval mode, float32.
 
-        Runs eagerly, since batches differ in size.
+        Never in low precision: what is tested is what `load_model` gives. Eager, since the batches
+        differ in size.
         """
         self.model.eval()
         logits = []
-        with torch.compiler.set_stance("force_eager"), self.precision.autocast(self.device):
+        with torch.compiler.set_stance("force_eager"):
             for batch in images.split(batch_size):
                 inputs = normalise(batch).contiguous(memory_format=torch.channels_last)
-                logits.append(self.model(inputs).float())
+                logits.append(self.model(inputs))
         return torch.cat(logits)
 
 
@@ -124,13 +127,15 @@ def choose_precision(
     amp: str,
     model: nn.Module,
     device: torch.device,
-    image_size: int,
+    shape: tuple[int, int],
     *,
     deterministic: bool,
     steps: int,
 ) -> Precision:
-    """bf16, fp16 or off for this device; on a CPU `auto` measures, unless `deterministic` or a
-    short run."""
+    """bf16, fp16 or off for this device; on a CPU `auto` measures.
+
+    shape: (images in a batch, pixels of a side). Not measured: `deterministic` and short runs.
+    """
     if amp != "auto":
         return Precision(amp, "asked for")
     if device.type == "cuda":
@@ -143,14 +148,16 @@ def choose_precision(
         return Precision("off", "no choice by timing under --deterministic")
     if steps < 10 * TRIAL_STEPS:
         return Precision("off", "the run is too short to measure on a CPU")
-    return _faster_on_cpu(model, device, image_size)
+    return _faster_on_cpu(model, device, *shape)
 
 
-def _faster_on_cpu(model: nn.Module, device: torch.device, image_size: int) -> Precision:
-    """Time a few interleaved steps in both precisions; the model's weights are changed."""
-    images = torch.zeros(TRIAL_BATCH, 1, image_size, image_size, dtype=torch.uint8)
-    parameters = torch.ones(TRIAL_BATCH, 4)
-    labels = torch.zeros(TRIAL_BATCH, dtype=torch.int64)
+def _faster_on_cpu(model: nn.Module, device: torch.device, batch: int, pixels: int) -> Precision:
+    """Time a few steps in both precisions, in turn; BatchNorm's statistics are changed."""
+    batch = min(batch, TRIAL_BATCH)
+    random = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (batch, 1, pixels, pixels), generator=random, dtype=torch.uint8)
+    parameters = torch.ones(batch, 4)
+    labels = torch.zeros(batch, dtype=torch.int64)
     trainers = {
         amp: Trainer(model, device, Precision(amp, ""), 0.0, False) for amp in ("off", "bf16")
     }
@@ -165,19 +172,33 @@ def _faster_on_cpu(model: nn.Module, device: torch.device, image_size: int) -> P
     return Precision("bf16" if ratio > 1.05 else "off", measured)
 
 
-def compile_plan(compiled: bool, model: nn.Module, device: torch.device) -> str:
-    """One sentence for the user: what --compile does here."""
+def compile_plan(compiled: bool, model: nn.Module, device: torch.device) -> tuple[bool, str]:
+    """Whether --compile compiles something here, and a sentence for the user."""
     if not compiled:
-        return "not compiled (--compile)"
+        return False, "not compiled (--compile)"
     if device.type == "cuda":
-        return "torch.compile of the whole step; every batch is full, so it compiles once"
-    if isinstance(model, HMCNet) and model.attention_blocks():
+        return True, "torch.compile of the whole step; every batch is full, so it compiles once"
+    if not isinstance(model, HMCNet) or not model.attention_blocks():
+        return False, "not compiled: on a CPU only attention blocks are, and this network has none"
+    if lacking := _compiler_lacks():
         return (
-            "torch.compile of the attention blocks only, about 40 s once: on a CPU compiling the "
-            "whole step takes longer and gains nothing; evaluation is eager; every batch is full, "
-            "so nothing is compiled twice"
+            False,
+            f"not compiled: torch.compile needs {lacking} (Debian: apt install g++ python3-dev)",
         )
-    return "nothing is compiled: on a CPU only attention blocks are, and this network has none"
+    return True, (
+        "torch.compile of the attention blocks only, about 40 s once: on a CPU compiling the whole "
+        "step takes longer and gains nothing; evaluation is eager; every batch is full, so nothing "
+        "is compiled twice"
+    )
+
+
+def _compiler_lacks() -> str | None:
+    """What torch.compile misses on this machine for the CPU, or None."""
+    if shutil.which(os.environ.get("CXX", "g++")) is None:
+        return "a C++ compiler, g++"
+    if not Path(sysconfig.get_path("include"), "Python.h").is_file():
+        return "Python's header files"
+    return None
 
 
 @contextlib.contextmanager
