@@ -24,7 +24,7 @@ def read(name: str) -> list[dict[str, str]]:
 
 def attention_table() -> str:
     """HA1 and HA2 on a CPU: three backends side by side."""
-    rows = [row for row in read("attention-cpu") if row["metric"] == "ms"]
+    rows = [r for r in read("attention-cpu") if r["metric"] == "ms" and r["dtype"] == "float32"]
     found = {(r["op"], r["batch"], r["mode"], r["provider"]): float(r["q50"]) for r in rows}
     lines = [
         "| attention block, fp32 | textbook | torch SDPA | `chunked` | against textbook |",

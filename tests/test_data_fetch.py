@@ -102,7 +102,7 @@ def test_it_says_where_the_licence_and_what_next(serve, tmp_path, capsys):
     assert holds == f"{tmp_path}/mias holds 7 images, every SHA-256 checked"
     assert "research only" in licence
     assert "Suckling et al (1994)" in licence
-    assert following == f"Next: hmc-fast data check mias:{tmp_path}/mias"
+    assert following == f"next: hmc-fast data check mias:{tmp_path}/mias"
 
 
 def test_quiet_says_nothing(serve, tmp_path, capfd):

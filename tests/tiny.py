@@ -88,7 +88,7 @@ def use_tiny_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def skip_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run draws no figures and writes an empty report: they take longer than all the rest."""
     monkeypatch.setattr(results, "run_figures", lambda page: {})
-    monkeypatch.setattr(results, "write_report", lambda path, page: path.write_text(""))
+    monkeypatch.setattr(results, "write_report", lambda path, page, drawn: path.write_text(""))
 
 
 def contents(directory: Path) -> dict[str, str]:

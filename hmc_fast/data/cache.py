@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 
 from hmc_fast.data.dataset import Dataset, pixel_hash
-from hmc_fast.data.sentences import counted
 from hmc_fast.files import sha256_bytes, write_bytes
 from hmc_fast.progress import progress, say
+from hmc_fast.sentences import counted
 
 FORMAT = 1
 DIGEST_LENGTH = 64

@@ -21,7 +21,9 @@ from hmc_fast.data.mias import (
     read_mias,
 )
 from hmc_fast.data.survey import class_counts, line, named, odd_cases, patient_counts, survey
+from hmc_fast.errors import InputError
 from hmc_fast.files import sha256_bytes, sha256_file
+from hmc_fast.sentences import some
 
 PGM_HEADER = b"P5\n1024 1024\n255\n"
 LIST_SHA256 = "78821d5ff471c27364d429424370b846a6e3fe06f470936776858103c05fbddd"
@@ -32,7 +34,8 @@ SMALL_RADIUS, LARGE_RADIUS = 10, 100
 def check(spec: str, *, classes: Sequence[str] = CLASSES, quiet: bool = False) -> list[str]:
     """The lines of a report on the data set `spec`; the last one is the next command to run.
 
-    Raises InputError: the data cannot be opened, or images cannot be decoded (the first are named).
+    Raises InputError: the data cannot be opened, images of the published archive are missing, or
+    images cannot be decoded (the first are named).
     """
     dataset = open_dataset(spec, classes=classes)
     if dataset.name.startswith("mias:"):
@@ -87,6 +90,11 @@ def _check_phantom(dataset: Dataset, quiet: bool) -> list[str]:
 
 def _check_mias(dataset: Dataset, mias: Mias, quiet: bool) -> list[str]:
     sums = published_sums()
+    if missing := sorted(sums.keys() - set(dataset.images)):
+        raise InputError(
+            f"{mias.directory} lacks {len(missing)} of the archive's {len(sums)} images and their "
+            f"rows: {some(missing)}; fetch it again with: hmc-fast data fetch mias"
+        )
     states: dict[str, str] = {}
     widths: Counter[int] = Counter()
 
@@ -96,7 +104,7 @@ def _check_mias(dataset: Dataset, mias: Mias, quiet: bool) -> list[str]:
         widths[film_width(pixels)] += 1
 
     found = survey(dataset, lambda i: Grey(dataset.read(i), 255), look, quiet)
-    odd = [*_odd_rows(mias), *_odd_files(mias, states, sums)]
+    odd = [*_odd_rows(mias), *_odd_files(mias, states)]
     return [
         line("images", f"{len(dataset)} of {found.size_text()}"),
         line("patients", patient_counts(dataset)),
@@ -172,7 +180,7 @@ def _mixed_text(mias: Mias, image: str) -> str:
     return f"{image} ({' and '.join(CLASSES[row.label] for row in mias.rows[image])})"
 
 
-def _odd_files(mias: Mias, states: dict[str, str], sums: dict[str, str]) -> list[str]:
+def _odd_files(mias: Mias, states: dict[str, str]) -> list[str]:
     def files(state: str) -> list[str]:
         return [mias.files[image].name for image, found in states.items() if found == state]
 
@@ -184,7 +192,6 @@ def _odd_files(mias: Mias, states: dict[str, str], sums: dict[str, str]) -> list
             "pixels differ from the archive": files("differs"),
             "re-headed copies, same pixels": files("re-headed"),
             "not in the archive": files("unlisted"),
-            "in the archive and missing here": [image for image in sums if image not in states],
             "CRLF line ends, same text": [LIST] if original and text != stored else [],
             "text differs from the archive": [] if original else [LIST],
         }

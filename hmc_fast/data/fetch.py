@@ -14,10 +14,10 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
 from hmc_fast.data.mias import LIST, published_sums
-from hmc_fast.data.sentences import counted, some
 from hmc_fast.errors import InputError
 from hmc_fast.files import sha256_bytes, sha256_file, sync_directory, write_synced
 from hmc_fast.progress import say
+from hmc_fast.sentences import counted, some
 
 DEFAULT_URL = "http://peipa.essex.ac.uk/pix/mias/all-mias.tar.gz"
 TIMEOUTS = (20.0, 60.0)  # seconds to connect, seconds without a byte
@@ -57,7 +57,7 @@ def fetch_mias(
     holds = "already holds" if already else "holds"
     say(f"{directory} {holds} {counted(len(sums), 'image')}, every SHA-256 checked", quiet)
     say(f"By their licence they are for research only; publications must cite {CITATION}.", quiet)
-    say(f"Next: hmc-fast data check mias:{directory}", quiet)
+    say(f"next: hmc-fast data check mias:{directory}", quiet)
     return directory
 
 

@@ -10,9 +10,9 @@ import numpy as np
 
 from hmc_fast.data.dataset import Dataset
 from hmc_fast.data.images import read_image
-from hmc_fast.data.sentences import counted, some
 from hmc_fast.errors import InputError
 from hmc_fast.files import sha256_file
+from hmc_fast.sentences import counted, some
 
 SUFFIXES = (".png", ".pgm", ".jpg", ".jpeg", ".tif", ".tiff")
 UNREAD_SUFFIXES = (".dcm", ".dicom", ".webp", ".bmp", ".gif", ".jp2", ".ppm", ".heic", ".avif")

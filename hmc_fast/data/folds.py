@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from hmc_fast.data.dataset import Dataset
-from hmc_fast.data.sentences import counted
 from hmc_fast.errors import InputError
 from hmc_fast.files import write_csv
+from hmc_fast.sentences import counted
 
 HEADER = ("image", "patient", "label", "fold")
 

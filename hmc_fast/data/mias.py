@@ -15,9 +15,9 @@ import numpy as np
 
 from hmc_fast.data.dataset import Dataset
 from hmc_fast.data.images import read_image
-from hmc_fast.data.sentences import some
 from hmc_fast.errors import InputError
 from hmc_fast.files import sha256_file
+from hmc_fast.sentences import some
 
 CLASSES = ("normal", "benign", "malignant")
 SIDE = 1024

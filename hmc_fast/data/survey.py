@@ -8,9 +8,9 @@ import numpy as np
 
 from hmc_fast.data.dataset import Dataset, pixel_hash
 from hmc_fast.data.images import Grey
-from hmc_fast.data.sentences import counted, some
 from hmc_fast.errors import InputError
 from hmc_fast.progress import progress
+from hmc_fast.sentences import counted, some
 
 NAMED = 20
 

@@ -71,9 +71,10 @@ def write_results(run: Run, folds: Sequence[int]) -> dict[str, Any]:
     write_json(run.folder / "metrics.json", metrics)
     page = _report(run, folds, chosen, probabilities, history, metrics)
     (run.folder / "figures").mkdir(exist_ok=True)
-    for name, figure in run_figures(page).items():
+    drawn = run_figures(page)
+    for name, figure in drawn.items():
         figures.save(figure, run.folder / "figures" / f"{name}.png")
-    write_report(run.folder / "report.html", page)
+    write_report(run.folder / "report.html", page, drawn)
     return metrics
 
 

@@ -14,9 +14,12 @@ from hmc_fast.files import write_bytes
 WRONG_IMAGES = 10
 
 
-def write_report(path: Path, run: dict[str, Any]) -> None:
+def write_report(
+    path: Path, run: dict[str, Any], drawn: Mapping[str, Figure] | None = None
+) -> None:
     """Write the page of a run to `path`: pictures and styles inside, no script, no outside address.
 
+    drawn: what `run_figures(run)` gave, where the figures were needed before.
     run: {
       "variant": str, "dataset": {"name": str, "classes": [str], "images": int, "patients": int,
       "counts": {class: images}, "warnings": [str]},
@@ -35,7 +38,9 @@ def write_report(path: Path, run: dict[str, Any]) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = templates.get_template("run.html.j2").render(_context(run))
+    page = templates.get_template("run.html.j2").render(
+        _context(run, run_figures(run) if drawn is None else drawn)
+    )
     write_bytes(path, page.encode(errors="replace"))
 
 
@@ -59,7 +64,7 @@ def run_figures(run: Mapping[str, Any]) -> dict[str, Figure]:
     return found
 
 
-def _context(run: dict[str, Any]) -> dict[str, Any]:
+def _context(run: dict[str, Any], drawn: Mapping[str, Figure]) -> dict[str, Any]:
     """Everything that the template shows, as finished sentences, tables and pictures."""
     metrics, dataset = run["metrics"], run["dataset"]
     shared = wording.shared_patients(run["predictions"])
@@ -77,7 +82,7 @@ def _context(run: dict[str, Any]) -> dict[str, Any]:
         "has_attention": any(fold["gamma"] for fold in metrics["per_fold"]),
         "gamma_sentence": wording.gamma_sentence(metrics["per_fold"]),
         "tables": _tables(run),
-        "pictures": _pictures(run),
+        "pictures": _pictures(run, drawn),
     }
 
 
@@ -98,7 +103,7 @@ def _tables(run: dict[str, Any]) -> dict[str, tables.Table]:
     }
 
 
-def _pictures(run: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _pictures(run: dict[str, Any], drawn: Mapping[str, Figure]) -> dict[str, dict[str, Any]]:
     alt = wording.alternatives(run)
     return {
         name: {
@@ -106,5 +111,5 @@ def _pictures(run: dict[str, Any]) -> dict[str, dict[str, Any]]:
             "size": figures.css_size(figure),
             "alt": alt[name],
         }
-        for name, figure in run_figures(run).items()
+        for name, figure in drawn.items()
     }

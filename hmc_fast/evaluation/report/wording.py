@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hmc_fast.sentences import counted
+
 ABSENT = "\N{EN DASH}"
 ATTENTION_OFF = 0.05
 ROUNDING = 1e-9
@@ -25,11 +27,6 @@ def percent(share: float, digits: int = 0) -> str:
 def interval(ends: Sequence[float] | None) -> str:
     """'0.512 to 0.701'."""
     return ABSENT if ends is None else f"{number(ends[0])} to {number(ends[1])}"
-
-
-def counted(count: int, noun: str) -> str:
-    """'1 image', '2 images'."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""Small pieces of the sentences that readers and checks print."""
+"""Small pieces of sentences: names in a row, numbers with their noun."""
 
 from collections.abc import Sequence
 
