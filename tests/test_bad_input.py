@@ -36,7 +36,7 @@ def data(place) -> Path:
 
 
 @pytest.fixture
-def refused(place, capsys):
+def check_refused(place, capsys):
     """A function: `hmc-fast train WORDS` is refused with one sentence that has `parts`."""
     return lambda words, *parts: assert_refused(capsys, place, ["train", *words], *parts)
 
@@ -82,15 +82,15 @@ VALUES = {
 
 
 @pytest.mark.parametrize("words", VALUES)
-def test_a_value_that_cannot_be_used_is_shown_with_its_rule(refused, data, words):
-    refused(["--data", data, *flags(out="run"), *words.split(" ")], VALUES[words])
+def test_a_value_that_cannot_be_used_is_shown_with_its_rule(check_refused, data, words):
+    check_refused(["--data", data, *flags(out="run"), *words.split(" ")], VALUES[words])
 
 
 @pytest.mark.parametrize("words", list(VALUES)[:3])
-def test_the_default_folder_is_not_made_by_a_refused_start(refused, place, data, words):
-    refused(["--data", data, *flags(folds=9)], "too few for 9 folds")
+def test_the_default_folder_is_not_made_by_a_refused_start(check_refused, place, data, words):
+    check_refused(["--data", data, *flags(folds=9)], "too few for 9 folds")
     assert not (place / "runs").exists()
-    refused(["--data", data, *flags(), *words.split(" ")], VALUES[words])
+    check_refused(["--data", data, *flags(), *words.split(" ")], VALUES[words])
     assert not (place / "runs").exists()
 
 
@@ -107,8 +107,8 @@ MISSPELT = {
 
 
 @pytest.mark.parametrize("words", MISSPELT)
-def test_a_flag_misspelt_or_abbreviated_is_refused_with_a_hint(refused, data, words):
-    refused(["--data", data, *flags(out="run"), *words.split(" ")], MISSPELT[words])
+def test_a_flag_misspelt_or_abbreviated_is_refused_with_a_hint(check_refused, data, words):
+    check_refused(["--data", data, *flags(out="run"), *words.split(" ")], MISSPELT[words])
 
 
 @pytest.mark.parametrize(
@@ -128,16 +128,16 @@ def test_a_command_that_does_not_exist(place, capsys, words, reason):
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
-def test_a_device_that_is_not_there(refused, data, monkeypatch, device):
+def test_a_device_that_is_not_there(check_refused, data, monkeypatch, device):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     sentence = f"--device {device} asked for, but torch sees 0 CUDA device(s); use --device cpu"
-    refused(["--data", data, *flags(out="run", device=device)], sentence)
+    check_refused(["--data", data, *flags(out="run", device=device)], sentence)
 
 
-def test_an_unknown_backend_in_the_environment(refused, data, monkeypatch):
+def test_an_unknown_backend_in_the_environment(check_refused, data, monkeypatch):
     monkeypatch.setenv("HMC_FAST_BACKEND", "flash")
     sentence = "HMC_FAST_BACKEND must be one of auto, reference, chunked, sdpa, got 'flash'"
-    refused(["--data", data, *flags(out="run")], sentence)
+    check_refused(["--data", data, *flags(out="run")], sentence)
 
 
 @pytest.mark.parametrize(
@@ -153,12 +153,14 @@ def test_an_unknown_backend_in_the_environment(refused, data, monkeypatch):
         ("x" * 300, "File name too long: {place}/xxx"),
     ],
 )
-def test_data_that_is_not_there(refused, place, spec, sentence):
-    refused(["--data", spec, *flags(out="run")], sentence.format(place=place))
+def test_data_that_is_not_there(check_refused, place, spec, sentence):
+    check_refused(["--data", spec, *flags(out="run")], sentence.format(place=place))
 
 
-def test_classes_are_for_class_folders(refused):
-    refused(["--classes", "a,b", *flags(out="run")], "--classes is for class folders; phantom has")
+def test_classes_are_for_class_folders(check_refused):
+    check_refused(
+        ["--classes", "a,b", *flags(out="run")], "--classes is for class folders; phantom has"
+    )
 
 
 @pytest.mark.parametrize(
@@ -169,57 +171,61 @@ def test_classes_are_for_class_folders(refused):
         (None, "is no PNG, PGM, JPEG or TIFF image"),
     ],
 )
-def test_a_file_that_is_no_whole_image_is_named(refused, data, keep, reason):
+def test_a_file_that_is_no_whole_image_is_named(check_refused, data, keep, reason):
     path = data / "benign" / "b1_0.png"
     path.write_bytes(b"a text\n" * 9 if keep is None else path.read_bytes()[:keep])
-    refused(["--data", data, *flags(out="run")], f"{path} {reason}")
+    check_refused(["--data", data, *flags(out="run")], f"{path} {reason}")
 
 
-def test_an_image_without_label_and_a_label_without_image(refused, data):
+def test_an_image_without_label_and_a_label_without_image(check_refused, data):
     table = (data / "patients.csv").read_text()
     Image.new("L", (16, 16)).save(data / "normal" / "new.png")
-    refused(["--data", data, *flags(out="run")], "patients.csv has no row for normal/new.png")
+    check_refused(["--data", data, *flags(out="run")], "patients.csv has no row for normal/new.png")
     (data / "normal" / "new.png").unlink()
     (data / "patients.csv").write_text(table + "normal/lost.png,x\n")
-    refused(
+    check_refused(
         ["--data", data, *flags(out="run")],
         "patients.csv, line 26: normal/lost.png: no such image",
     )
 
 
-def test_an_empty_and_a_missing_class_folder(refused, data):
+def test_an_empty_and_a_missing_class_folder(check_refused, data):
     for path in (data / "malignant").iterdir():
         path.unlink()
-    refused(["--data", data, *flags(out="run")], f"class folder {data}/malignant has no .png")
+    check_refused(["--data", data, *flags(out="run")], f"class folder {data}/malignant has no .png")
     (data / "malignant").rmdir()
-    refused(["--data", data, *flags(out="run")], f"{data} has no folder malignant; folders there:")
+    check_refused(
+        ["--data", data, *flags(out="run")], f"{data} has no folder malignant; folders there:"
+    )
 
 
-def test_fewer_patients_than_folds(refused, data):
+def test_fewer_patients_than_folds(check_refused, data):
     sentence = "class normal has 4 patients (by their worst image), too few for 5 folds"
-    refused(["--data", data, *flags(out="run", folds=5)], sentence, "use --folds 4 or")
+    check_refused(["--data", data, *flags(out="run", folds=5)], sentence, "use --folds 4 or")
 
 
-def test_the_same_picture_of_two_patients(refused, data):
+def test_the_same_picture_of_two_patients(check_refused, data):
     for name in ("b0_0", "b0_1", "b2_0", "b3_0"):
         shutil.copy(data / "benign" / "b1_0.png", data / "benign" / f"{name}.png")
     sentence = "the same picture is in two folds (benign/b0_0.png in fold"
-    refused(["--data", data, *flags(out="run")], sentence, "remove one, or give both one patient")
+    check_refused(
+        ["--data", data, *flags(out="run")], sentence, "remove one, or give both one patient"
+    )
 
 
-def test_too_few_patients_for_a_validation_part(refused, data):
+def test_too_few_patients_for_a_validation_part(check_refused, data):
     words = ["--data", data, *flags(out="run"), "--validation-fraction", "0.2"]
     for path in data.glob("normal/n[23]*"):
         path.unlink()
     rows = (data / "patients.csv").read_text().splitlines()
     kept = [row for row in rows if "/n2" not in row and "/n3" not in row]
     (data / "patients.csv").write_text("\n".join(kept) + "\n")
-    refused(words, "class normal has one patient in the training folds")
+    check_refused(words, "class normal has one patient in the training folds")
 
 
-def test_mias_without_its_list(refused, place, make_mias):
+def test_mias_without_its_list(check_refused, place, make_mias):
     (make_mias(*ROWS, images=()) / "Info.txt").unlink()
-    refused(["--data", f"mias:{place}", *flags(out="run")], f"{place}/Info.txt is missing")
+    check_refused(["--data", f"mias:{place}", *flags(out="run")], f"{place}/Info.txt is missing")
 
 
 @pytest.mark.parametrize(
@@ -232,26 +238,26 @@ def test_mias_without_its_list(refused, place, make_mias):
         ("mdb001 G NORM", "line 10: mdb001 is normal and has a second row"),
     ],
 )
-def test_a_malformed_list_is_named_with_its_line(refused, place, make_mias, row, reason):
+def test_a_malformed_list_is_named_with_its_line(check_refused, place, make_mias, row, reason):
     make_mias(*ROWS, row, images=())
-    refused(["--data", f"mias:{place}", *flags(out="run")], f"{place}/Info.txt, {reason}")
+    check_refused(["--data", f"mias:{place}", *flags(out="run")], f"{place}/Info.txt, {reason}")
 
 
-def test_mias_with_an_image_or_a_row_too_many(refused, place, make_mias):
+def test_mias_with_an_image_or_a_row_too_many(check_refused, place, make_mias):
     make_mias(*ROWS)
     words = ["--data", f"mias:{place}", *flags(out="run")]
     (place / "mdb013.pgm").write_bytes((place / "mdb001.pgm").read_bytes())
-    refused(words, f"{place}/Info.txt has no row for mdb013.pgm")
+    check_refused(words, f"{place}/Info.txt has no row for mdb013.pgm")
     (place / "mdb013.pgm").unlink()
     (place / "mdb001.pgm").unlink()
-    refused(words, f"{place} has no .pgm or .png for mdb001, which Info.txt lists")
+    check_refused(words, f"{place} has no .pgm or .png for mdb001, which Info.txt lists")
 
 
-def test_a_truncated_film_is_named(refused, place, make_mias):
+def test_a_truncated_film_is_named(check_refused, place, make_mias):
     make_mias(*ROWS)
     path = place / "mdb005.pgm"
     path.write_bytes(path.read_bytes()[:-1000])
-    refused(["--data", f"mias:{place}", *flags(out="run")], f"{path} is damaged or cut short")
+    check_refused(["--data", f"mias:{place}", *flags(out="run")], f"{path} is damaged or cut short")
 
 
 CONFIGS = {
@@ -270,19 +276,19 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("text", CONFIGS)
-def test_a_configuration_that_cannot_be_used_is_named(refused, place, data, text):
+def test_a_configuration_that_cannot_be_used_is_named(check_refused, place, data, text):
     (place / "c.json").write_text(text)
     words = ["--config", "c.json", "--data", data, "--out", "run"]
-    refused(words, f"c.json{' ' if text in ('{', '[1]') else ': '}{CONFIGS[text]}")
+    check_refused(words, f"c.json{' ' if text in ('{', '[1]') else ': '}{CONFIGS[text]}")
 
 
-def test_a_configuration_that_is_not_there(refused, place):
-    refused(["--config", "c.json"], "no such file: c.json")
-    refused(["--config", "."], ". cannot be read: Is a directory")
+def test_a_configuration_that_is_not_there(check_refused, place):
+    check_refused(["--config", "c.json"], "no such file: c.json")
+    check_refused(["--config", "."], ". cannot be read: Is a directory")
 
 
 @pytest.fixture
-def own_network(monkeypatch, refused):
+def own_network(monkeypatch, check_refused):
     """`hmc-fast train` builds its own networks."""
     monkeypatch.setattr(loop, "train", loop.train.func)
 
@@ -303,9 +309,9 @@ def own_network(monkeypatch, refused):
         ),
     ],
 )
-def test_a_network_that_cannot_be_built(refused, place, data, settings, sentence):
+def test_a_network_that_cannot_be_built(check_refused, place, data, settings, sentence):
     (place / "broken.pth").write_bytes(bytes(range(256)) * 4)
     (place / "empty.pth").touch()
     torch.save([1, 2], place / "list.pth")
     save_file({"a": torch.zeros(1)}, place / "other.safetensors")
-    refused(["--data", data, *flags(out="run", **settings)], sentence)
+    check_refused(["--data", data, *flags(out="run", **settings)], sentence)

@@ -69,7 +69,7 @@ def finished(shared, place) -> Path:
 
 
 @pytest.fixture
-def refused(place, capsys):
+def check_refused(place, capsys):
     """A function: `hmc-fast train WORDS` is refused with one sentence that has `parts`."""
     return lambda words, *parts: assert_refused(capsys, place, ["train", *words], *parts)
 
@@ -89,20 +89,20 @@ WORDS = ["--data", "data", *flags(out="run")]
     ],
 )
 @pytest.mark.usefixtures("finished")
-def test_a_place_that_is_no_free_folder(refused, place, out, sentence):
+def test_a_place_that_is_no_free_folder(check_refused, place, out, sentence):
     (place / "file").touch()
-    refused(["--data", "data", *flags(out=out)], sentence.format(place=place))
+    check_refused(["--data", "data", *flags(out=out)], sentence.format(place=place))
 
 
-def test_a_folder_without_permission(refused, place, monkeypatch):
+def test_a_folder_without_permission(check_refused, place, monkeypatch):
     monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write everywhere
-    refused(WORDS, f"--out run cannot be written: no permission in {place}")
+    check_refused(WORDS, f"--out run cannot be written: no permission in {place}")
 
 
-def test_a_disk_without_room_is_refused_with_the_figure(refused, monkeypatch):
+def test_a_disk_without_room_is_refused_with_the_figure(check_refused, monkeypatch):
     usage = SimpleNamespace(free=5 << 20)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    refused(
+    check_refused(
         ["--data", "data", *flags(out="runs/a/b")],
         "runs/a/b needs about 64 MiB (2 models, and checkpoints while training)",
         "but only 5 MiB are free",
@@ -110,19 +110,19 @@ def test_a_disk_without_room_is_refused_with_the_figure(refused, monkeypatch):
 
 
 @pytest.mark.usefixtures("finished")
-def test_resume_names_every_setting_that_differs(refused, place):
+def test_resume_names_every_setting_that_differs(check_refused, place):
     words = ["--resume", "--out", "done"]
     sentence = "--resume cannot change settings of done: "
-    refused([*words, "--lr", "0.5"], sentence + "--lr 0.0001 there, 0.5 here\n")
+    check_refused([*words, "--lr", "0.5"], sentence + "--lr 0.0001 there, 0.5 here\n")
     differing = ["--epochs 2 there, not set here", "--augmented not set there, 9 here"]
     differing += ["--deterministic on there, off here"]
-    refused([*words, "--augmented", "9", "--no-deterministic"], sentence, *differing)
+    check_refused([*words, "--augmented", "9", "--no-deterministic"], sentence, *differing)
     (place / "c.json").write_text('{"seed": 3, "workers": 5}')
-    refused([*words, "--config", "c.json"], sentence + "--seed 0 there, 3 here\n")
+    check_refused([*words, "--config", "c.json"], sentence + "--seed 0 there, 3 here\n")
 
 
-def test_resume_needs_the_folder(refused):
-    refused(["--resume", "--data", "data"], "--resume needs --out with the folder of the run")
+def test_resume_needs_the_folder(check_refused):
+    check_refused(["--resume", "--data", "data"], "--resume needs --out with the folder of the run")
 
 
 def change_image() -> str:
@@ -176,8 +176,8 @@ SPOILS = [
 
 @pytest.mark.parametrize("spoil", SPOILS)
 @pytest.mark.usefixtures("finished")
-def test_a_run_or_data_that_changed_meanwhile_is_named(refused, spoil):
-    refused(["--resume", "--out", "done"], spoil())
+def test_a_run_or_data_that_changed_meanwhile_is_named(check_refused, spoil):
+    check_refused(["--resume", "--out", "done"], spoil())
 
 
 def test_a_damaged_fold_is_trained_again_once_it_is_removed(finished, shared, capsys):
@@ -191,7 +191,7 @@ def test_a_damaged_fold_is_trained_again_once_it_is_removed(finished, shared, ca
 
 
 @pytest.mark.parametrize("words", [["--resume"], []])
-def test_a_second_process_is_told_the_number_of_the_first(refused, place, words):
+def test_a_second_process_is_told_the_number_of_the_first(check_refused, place, words):
     entered, leave = threading.Event(), threading.Event()
 
     def wait_in_the_run(config: TrainConfig) -> torch.nn.Module:
@@ -207,7 +207,7 @@ def test_a_second_process_is_told_the_number_of_the_first(refused, place, words)
     try:
         assert entered.wait(60)
         sentence = f"run is in use by process {os.getpid()}: wait for it, or stop it"
-        refused([*WORDS, *words], sentence)
+        check_refused([*WORDS, *words], sentence)
     finally:
         leave.set()
         first.join()
@@ -215,9 +215,9 @@ def test_a_second_process_is_told_the_number_of_the_first(refused, place, words)
     assert not list(place.glob("run/.*"))
 
 
-def test_a_lock_without_a_number_and_one_that_nobody_holds(refused, finished):
+def test_a_lock_without_a_number_and_one_that_nobody_holds(check_refused, finished):
     with FileLock(finished / ".lock"):
-        refused(["--resume", "--out", "done"], "done is in use by another process")
+        check_refused(["--resume", "--out", "done"], "done is in use by another process")
     (finished / ".owner").write_text("4711")  # a process that was killed
     assert run("train", "--resume", "--out", "done", "--quiet") == 0
     assert not list(finished.glob(".*"))

@@ -360,7 +360,7 @@ def test_the_default_folder_counts_up(train):
     assert train(out=None, variant="resnet50") == Path("runs/resnet50-1")
 
 
-def train_steps(variant: str, pixels: np.ndarray, labels: np.ndarray) -> None:
+def check_steps(variant: str, pixels: np.ndarray, labels: np.ndarray) -> None:
     """Two steps on these images give finite losses and change every parameter; in the first one
     those behind a zero stand still (gamma; the head of the ViT)."""
     config = TrainConfig(variant=variant, image_size=64)
@@ -383,7 +383,7 @@ def train_steps(variant: str, pixels: np.ndarray, labels: np.ndarray) -> None:
 def test_every_variant_trains(variant, root):
     dataset = open_folder(root / "data", classes=CLASSES)
     images, chosen = load_images(dataset, 64), [0, 8, 16, 23]
-    train_steps(variant, images.pixels[chosen], dataset.labels[chosen])
+    check_steps(variant, images.pixels[chosen], dataset.labels[chosen])
 
 
 @pytest.mark.slow
@@ -392,4 +392,4 @@ def test_every_variant_trains_on_real_images(variant, mias_dir):
     dataset = loop.open_dataset(f"mias:{mias_dir}")
     chosen = [*np.flatnonzero(dataset.labels == 0)[:2], *np.flatnonzero(dataset.labels > 0)[:6]]
     pixels = np.stack([resize(dataset.read(i), 64) for i in chosen])
-    train_steps(variant, pixels, dataset.labels[chosen])
+    check_steps(variant, pixels, dataset.labels[chosen])
