@@ -27,7 +27,7 @@ from hmc_fast.training import checkpoint, loop, results
 from hmc_fast.training.step import Trainer
 from small_run import TinyNet
 
-LONGEST = 300  # seconds; a process that hangs is ended
+LONGEST = 900  # seconds; a process that hangs is ended
 FAILED = 3  # exit code of a save that raised OSError
 NO_FILE = 10**6  # a descriptor that is not open
 
@@ -47,7 +47,7 @@ def run_training(job: dict) -> int:
     loop.create_model = lambda *args, **kwargs: TinyNet()
     if not job.get("pages", True):
         results.run_figures = lambda page: {}
-        results.write_report = lambda path, page: write_text(path, "")
+        results.write_report = lambda path, page, drawn: write_text(path, "")
     if "pause" in job:
         _after(Trainer, "step", lambda *args: time.sleep(job["pause"]))
     if "kill" in job:

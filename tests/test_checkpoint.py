@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -306,6 +307,27 @@ def test_an_interrupt_while_saving_leaves_the_old_one(two, monkeypatch):
         save(two, 3)
     assert loaded_step(two) == (2, [])
     assert names(two) == ["checkpoint", "checkpoint.previous"]
+
+
+def test_all_is_on_the_disk_before_the_first_name_changes(two, monkeypatch):
+    calls, fsync, rename = [], os.fsync, os.rename
+
+    def record_fsync(file):
+        calls.append(Path(os.readlink(f"/proc/self/fd/{file}")))
+        fsync(file)
+
+    def record_rename(source, target):
+        calls.append("rename")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", record_fsync)
+    monkeypatch.setattr(os, "rename", record_rename)
+    save(two, 3)
+    new = two.with_name("checkpoint.new")
+    first = calls.index("rename")
+    assert set(calls[:first]) == {new / name for name in FILES} | {new, two.parent}
+    assert calls.index(new) > max(calls.index(new / name) for name in FILES)
+    assert calls[first:] == ["rename", "rename", two.parent]
 
 
 def test_no_pickle_and_a_manifest_of_sums(two):

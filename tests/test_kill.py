@@ -62,12 +62,12 @@ class Runs:
         print(json.dumps(job), file=self.worker.stdin, flush=True)
         return int(self.worker.stdout.readline())
 
-    def start(self, out, *words, resume=True, **job):
-        """The number of a process that trains in `out`."""
+    def start(self, out, *, resume=True, minutes=0, **job):
+        """The number of a process that trains in `out`; minutes: between checkpoints."""
         words = [
             "train", "--data", "data", "--out", out, "--preset", "quick", "--epochs", "4",
             "--folds", "2", "--batch-size", "5", "--device", "cpu", "--amp", "off",
-            "--deterministic", "--checkpoint-every", "0", "--workers", "0", *words,
+            "--deterministic", "--workers", "0", "--checkpoint-every", str(minutes),
         ]  # fmt: skip
         words += ["--resume"] if resume else []
         job = {"argv": words, "log": str(self.log), "pause": PAUSE, "pages": False} | job
@@ -108,10 +108,15 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def unbroken(runs):
-    """(outcome, seconds) of a run that nobody ended."""
-    started = time.monotonic()
-    assert runs.finish("unbroken", resume=False) == 0
-    return outcome(runs.root / "unbroken"), time.monotonic() - started
+    """(outcome, seconds) of a run that nobody ended; two such runs are equal."""
+    seconds = []
+    for number in range(2):
+        started = time.monotonic()
+        assert runs.finish(f"unbroken{number}", resume=False, minutes=1000) == 0
+        seconds.append(time.monotonic() - started)
+    outcomes = [outcome(runs.root / f"unbroken{number}") for number in range(2)]
+    assert outcomes[0] == outcomes[1]
+    return outcomes[0], min(seconds)
 
 
 def wait_for(path):
@@ -137,11 +142,18 @@ def test_thirty_kills_at_random_moments_change_nothing(runs, unbroken):
 def kill_at(runs, out, seconds):
     """Start or go on with a run and kill it; False where it was over before."""
     process = runs.start(out, resume=(runs.root / out).exists())
-    time.sleep(seconds)
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and not is_over(process):
+        time.sleep(0.002)
     os.kill(process, signal.SIGKILL)
     code = runs.wait(process)
     assert code in (0, -signal.SIGKILL)
     return code != 0
+
+
+def is_over(process):
+    """Whether a process has ended and only its exit code is left."""
+    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
 
 def test_kills_around_every_file_of_one_run_change_nothing(runs, unbroken):
@@ -159,8 +171,8 @@ def test_kills_around_every_file_of_one_run_change_nothing(runs, unbroken):
 @pytest.mark.parametrize("signals", [["SIGINT"], ["SIGTERM"], ["SIGINT", "SIGINT"]])
 def test_a_signal_stops_cleanly_and_the_run_goes_on(runs, unbroken, signals):
     out = "-".join(signals)
-    process = runs.start(out, resume=False)
-    wait_for(runs.root / out / "fold1" / "checkpoint.previous")
+    process = runs.start(out, resume=False, pause=0.15)
+    wait_for(runs.root / out / "fold0" / "checkpoint.previous")
     for name in signals:
         os.kill(process, signal.Signals[name])
         time.sleep(0.001)
@@ -169,14 +181,14 @@ def test_a_signal_stops_cleanly_and_the_run_goes_on(runs, unbroken, signals):
     assert not list(runs.root.glob(f"{out}/.*"))
     if len(signals) == 1:
         assert f"stopped; go on with: hmc-fast train --resume --out {out}" in runs.log.read_text()
-        assert load_checkpoint(runs.root / out / "fold1" / "checkpoint")[1] == []
+        assert load_checkpoint(runs.root / out / "fold0" / "checkpoint")[1] == []
     assert runs.finish(out) == 0
     assert outcome(runs.root / out) == unbroken[0]
 
 
 @pytest.mark.parametrize("file", [1, 2, 17, 30])
 def test_a_full_disk_is_one_sentence_and_loses_nothing(runs, unbroken, file):
-    """Four files a checkpoint; the disk is full in the middle of one."""
+    """Five files a checkpoint; the disk is full in the middle of one."""
     out = f"full{file}"
     assert runs.finish(out, resume=False, full=file) == 2
     assert runs.last_line().startswith(

@@ -1,6 +1,7 @@
 """A run that was stopped at any step and goes on ends bit by bit as one that was never stopped."""
 
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -31,7 +32,6 @@ SETTINGS = {
     "device": "cpu",
     "amp": "off",
     "deterministic": True,
-    "checkpoint_every": 0.0,
     "workers": 0,
 }
 STEPS = 5
@@ -61,12 +61,14 @@ def shared(tmp_path_factory):
 
 @pytest.fixture
 def start(shared, tmp_path, monkeypatch):
-    """A function that trains to its end in tmp_path/NAME and returns this folder."""
+    """A function that trains to its end in tmp_path/NAME, "unbroken" without checkpoints, and
+    returns this folder."""
     monkeypatch.setenv("HMC_FAST_CACHE", str(shared / "cache"))
     skip_pages(monkeypatch)
 
     def run(name="run", *, resume=False, network=TinyNet, **changes):
-        values = SETTINGS | changes
+        every = 1000.0 if name == "unbroken" else 0.0
+        values = SETTINGS | {"checkpoint_every": every} | changes
         config = TrainConfig(data=str(shared / "data"), out=str(tmp_path / name), **values)
         return loop.train(config, resume=resume, quiet=True, build=lambda config: network())
 
@@ -238,6 +240,32 @@ def test_a_measured_precision_is_kept_when_the_run_goes_on(start, tmp_path, monk
     monkeypatch.setattr(session, "choose_precision", lambda *args, **kwargs: next(measured))
     assert crashes(start, 2, amp="auto")
     assert outcome(start(resume=True, amp="auto")) == expected
+
+
+def test_the_gradient_scaler_goes_on_at_its_scale(start, tmp_path, monkeypatch):
+    """It begins so high here that steps are skipped, and rises again after every good one."""
+    scaler = functools.partial(torch.amp.GradScaler, init_scale=2.0**24, growth_interval=1)
+    monkeypatch.setattr(torch.amp, "GradScaler", scaler)
+    settings = {"amp": "fp16", "epochs": 6}
+    expected = outcome(start("unbroken", **settings))
+    scales = set()
+    crashes(start, 0, **settings)
+    while crashes(start, 1, resume=True, **settings):
+        found, _ = load_checkpoint(tmp_path / "run" / "fold0" / "checkpoint")
+        scales.add(found.state["scaler"]["scale"])
+    assert len(scales) > 2
+    assert outcome(tmp_path / "run") == expected
+
+
+def test_the_best_weights_so_far_come_back(start, tmp_path):
+    """With such a step the validation loss rises from its first value."""
+    settings = {"validation_fraction": 0.3, "epochs": 3, "lr": 0.3}
+    expected = outcome(start("unbroken", **settings))
+    crashes(start, 0, **settings)
+    while crashes(start, 1, resume=True, **settings):
+        continue
+    assert json.loads((tmp_path / "run" / "fold0" / "model.json").read_text())["selected_epoch"] < 3
+    assert outcome(tmp_path / "run") == expected
 
 
 def record(monkeypatch, moment):
