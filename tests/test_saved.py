@@ -14,6 +14,7 @@ from hmc_fast.data.cache import load_images
 from hmc_fast.data.folder import open_folder
 from hmc_fast.data.preprocessing import Preprocessing
 from hmc_fast.errors import InputError
+from hmc_fast.files import sha256_file
 from hmc_fast.models.saved import read_description, save_model, trained_folds
 from tiny import CLASSES, make_folder, tiny_layers, use_tiny_network
 
@@ -62,7 +63,8 @@ def test_the_model_knows_its_classes_and_its_description(fold):
     model = load_model(fold)
     assert model.classes == ("well", "sick")
     assert model.preprocessing == Preprocessing(64)
-    assert model.description == DESCRIPTION == read_description(fold)
+    weights = {"weights_sha256": sha256_file(fold / "model.safetensors")}
+    assert model.description == DESCRIPTION | weights == read_description(fold)
 
 
 def test_a_runs_folder_and_a_folds_folder_give_the_same_model(fold):
@@ -100,6 +102,12 @@ def lose(name: str):
     return lambda folder: (folder / name).unlink()
 
 
+def flip_last_bit(folder: Path) -> None:
+    data = bytearray((folder / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(data)
+
+
 def put(name: str, text: str):
     return lambda folder: (folder / name).write_text(text)
 
@@ -115,6 +123,7 @@ def describe(**changes: object):
 DAMAGES = {
     "no weights": (lose("model.safetensors"), r"cannot load .*fold1/model\.safetensors: "),
     "cut short": (put("model.safetensors", "x" * 40), r"cannot load .*/model\.safetensors: "),
+    "one bit": (flip_last_bit, r"fold1/model\.safetensors is damaged: its SHA-256 is not that"),
     "empty": (put("model.safetensors", ""), r"cannot load .*/model\.safetensors: "),
     "other network": (
         describe(classes=["a", "b", "c"]),

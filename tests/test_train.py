@@ -209,6 +209,7 @@ def test_the_descriptions_of_run_and_models(whole, root):
             "variant": "hmc", "reduction": 8, "scale": None, "classes": list(CLASSES),
             "image_size": 64, "fold": number, "seed": 0, "version": __version__,
             "folds_sha256": sha256_file(folder / "folds.csv"),
+            "weights_sha256": sha256_file(folder / f"fold{number}/model.safetensors"),
             "preprocessing": {"image_size": 64, "resize": "bilinear, antialias", "channels": 3,
                               "mean": 0.5, "std": 0.5},
         }  # fmt: skip

@@ -12,18 +12,20 @@ from torch import nn
 from hmc_fast.attention import check_backend
 from hmc_fast.data.preprocessing import Preprocessing
 from hmc_fast.errors import InputError
-from hmc_fast.files import write_bytes, write_json
+from hmc_fast.files import sha256_bytes, sha256_file, write_bytes, write_json
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+WEIGHTS_SHA256 = "weights_sha256"
 
 
 def save_model(folder: Path, model: nn.Module, description: dict[str, Any]) -> None:
-    """Write weights, then model.json: a folder with model.json holds a whole model."""
+    """Write weights, then model.json with their SHA-256: it marks a folder with a whole model."""
     weights = {
         name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()
     }
-    write_bytes(folder / WEIGHTS, save(weights))
-    write_json(folder / DESCRIPTION, description)
+    data = save(weights)
+    write_bytes(folder / WEIGHTS, data)
+    write_json(folder / DESCRIPTION, description | {WEIGHTS_SHA256: sha256_bytes(data)})
 
 
 def load_model(run: str | Path, fold: int = 0, *, backend: str = "auto") -> nn.Module:
@@ -61,6 +63,8 @@ def load_model(run: str | Path, fold: int = 0, *, backend: str = "auto") -> nn.M
         raise InputError(f"{folder / DESCRIPTION} is damaged: it lacks {error}") from error
     except (TypeError, ValueError) as error:
         raise InputError(f"{folder / DESCRIPTION} is damaged: {error}") from error
+    if description.get(WEIGHTS_SHA256) not in (None, sha256_file(folder / WEIGHTS)):
+        raise InputError(f"{folder / WEIGHTS} is damaged: its SHA-256 is not that in {DESCRIPTION}")
     model.classes = tuple(description["classes"])  # type: ignore[assignment]
     model.preprocessing = preprocessing  # type: ignore[assignment]
     model.description = description  # type: ignore[assignment]
