@@ -1,8 +1,9 @@
 """The operator `spatial_attention`: arguments checked once, a backend chosen once, the work done in
 `kernels`.
 
-    out = gamma * softmax(scale * q kᵀ, over keys) v + x          (Fatima et al. 2026, Eq. 11 to 15;
-    one head)
+    out = gamma * softmax(scale * q kᵀ, over keys) v + x
+
+with one head (Fatima et al. 2026, Eq. 11 to 15).
 
 Backends: `reference` stores the scores (the specification); `chunked` walks over blocks of query
 rows and computes the scores again in backward; `sdpa` calls torch's scaled_dot_product_attention.

@@ -1,6 +1,5 @@
 """Test patients have no say: no split shares one, and no pixel of theirs changes the weights."""
 
-import csv
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +8,9 @@ from PIL import Image
 
 from hmc_fast.data.dataset import Dataset
 from hmc_fast.errors import InputError
-from hmc_fast.files import sha256_file
 from hmc_fast.training import loop
 from hmc_fast.training.config import TrainConfig
-from tiny import CLASSES, SETTINGS, make_folder, skip_pages, tiny_network
+from tiny import CLASSES, SETTINGS, make_folder, skip_pages, table, tiny_network, weights_of
 
 
 @pytest.fixture
@@ -27,15 +25,6 @@ def train(tmp_path, monkeypatch):
         return loop.train(config, quiet=True, build=tiny_network)
 
     return call
-
-
-def table(path: Path) -> list[dict[str, str]]:
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def weights_of(folder: Path, number: int = 0) -> str:
-    return sha256_file(folder / f"fold{number}" / "model.safetensors")
 
 
 def change(path: Path) -> None:

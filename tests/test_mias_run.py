@@ -1,19 +1,14 @@
 """A run on the real images, small: what it writes about them is right."""
 
-import csv
 import json
 from collections import Counter
 
 import pytest
 
 from hmc_fast.cli import main
+from tiny import table
 
 pytestmark = pytest.mark.slow
-
-
-def table(path):
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_a_small_run_on_mias_counts_films_patients_and_labels(mias_dir, tmp_path):

@@ -112,7 +112,9 @@ def test_with_gamma_zero_hmc_is_its_resnet50():
 
 def test_resnet50_is_torchvisions():
     plain = torchvision.models.resnet50(num_classes=3)
-    create_model("resnet50").load_state_dict(plain.state_dict(), strict=True)
+    ours = create_model("resnet50")
+    ours.load_state_dict(plain.state_dict(), strict=True)
+    assert list(ours.state_dict()) == list(plain.state_dict())
 
 
 def test_blocks_stand_where_the_paper_has_them():

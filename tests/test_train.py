@@ -2,7 +2,6 @@
 it."""
 
 import contextlib
-import csv
 import dataclasses
 import io
 import json
@@ -32,8 +31,10 @@ from tiny import (
     make_folder,
     run,
     skip_pages,
+    table,
     tiny_network,
     use_tiny_network,
+    weights_of,
 )
 
 HISTORY = ["fold", "epoch", "images", "train_loss", "train_accuracy", "test_loss", "test_accuracy"]
@@ -78,15 +79,6 @@ def train(root, tmp_path, monkeypatch):
         return loop.train(config, resume=resume, quiet=True, build=tiny_network)
 
     return call
-
-
-def table(path: Path) -> list[dict[str, str]]:
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def weights_of(folder: Path, number: int = 0) -> str:
-    return sha256_file(folder / f"fold{number}" / "model.safetensors")
 
 
 def test_a_run_leaves_these_files_and_no_other(whole):

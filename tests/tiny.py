@@ -1,6 +1,7 @@
 """Whole runs in a second: class folders of tiny images, a tiny network, the command line in this
 process."""
 
+import csv
 import functools
 from pathlib import Path
 
@@ -113,3 +114,14 @@ def assert_refused(
     assert [part for part in parts if str(part) not in sentence] == [], sentence
     assert [noise for noise in NOISE if noise in sentence] == [], sentence
     assert contents(directory) == before
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file by column."""
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def weights_of(folder: Path, number: int = 0) -> str:
+    """SHA-256 of a fold's weights in a run."""
+    return sha256_file(folder / f"fold{number}" / "model.safetensors")

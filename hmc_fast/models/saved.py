@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import nn
 
 from hmc_fast.attention import check_backend
 from hmc_fast.data.preprocessing import Preprocessing
 from hmc_fast.errors import InputError
-from hmc_fast.files import sha256_bytes, sha256_file, write_bytes, write_json
+from hmc_fast.files import sha256_bytes, write_bytes, write_json
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 WEIGHTS_SHA256 = "weights_sha256"
@@ -51,7 +51,8 @@ def load_model(run: str | Path, fold: int = 0, *, backend: str = "auto") -> nn.M
             backend=backend,
             image_size=description["image_size"],
         )
-        model.load_state_dict(load_file(folder / WEIGHTS))
+        data = (folder / WEIGHTS).read_bytes()
+        model.load_state_dict(load(data))
         preprocessing = Preprocessing(**description["preprocessing"])
     except RuntimeError as error:
         raise InputError(
@@ -63,7 +64,7 @@ def load_model(run: str | Path, fold: int = 0, *, backend: str = "auto") -> nn.M
         raise InputError(f"{folder / DESCRIPTION} is damaged: it lacks {error}") from error
     except (TypeError, ValueError) as error:
         raise InputError(f"{folder / DESCRIPTION} is damaged: {error}") from error
-    if description.get(WEIGHTS_SHA256) not in (None, sha256_file(folder / WEIGHTS)):
+    if description.get(WEIGHTS_SHA256) not in (None, sha256_bytes(data)):
         raise InputError(f"{folder / WEIGHTS} is damaged: its SHA-256 is not that in {DESCRIPTION}")
     model.classes = tuple(description["classes"])  # type: ignore[assignment]
     model.preprocessing = preprocessing  # type: ignore[assignment]

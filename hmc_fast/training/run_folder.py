@@ -17,12 +17,8 @@ from hmc_fast.training.config import TrainConfig, config_from_dict, flag
 
 CONFIG, ENVIRONMENT, FOLDS, IMAGES = "config.json", "env.json", "folds.csv", "images.json"
 LOCK, OWNER = ".lock", ".owner"
-FREE_TO_CHANGE = {
-    "out",
-    "workers",
-    "checkpoint_every",
-    "only_fold",
-}  # between a run and its --resume
+# between a run and its --resume
+FREE_TO_CHANGE = {"out", "workers", "checkpoint_every", "only_fold"}
 
 
 def run_folder(out: str) -> Path:
