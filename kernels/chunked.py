@@ -19,11 +19,14 @@ BLOCK_BYTES = 20 << 20
 
 
 def chunked_forward(
-    q: Tensor, k: Tensor, v: Tensor, x: Tensor, gamma: Tensor, scale: float
+    q: Tensor, k: Tensor, v: Tensor, x: Tensor | None, gamma: Tensor | None, scale: float
 ) -> Tensor:
-    """q (B, Nq, Dk), k (B, Nk, Dk), v (B, Nk, Dv), x (B, Nq, Dv), gamma (1,) -> (B, Nq, Dv)."""
-    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    gamma = gamma.to(x.dtype)
+    """q (B, Nq, Dk), k (B, Nk, Dk), v (B, Nk, Dv), x (B, Nq, Dv), gamma (1,) -> (B, Nq, Dv).
+
+    x = gamma = None: A alone.
+    """
+    out = torch.empty((*q.shape[:2], v.shape[2]), dtype=q.dtype, device=q.device)
+    gamma_in_dtype = None if gamma is None else gamma.to(q.dtype)
     blocks = _blocks(q, k)
     buffer = _scores_buffer(blocks, q, k)
     for sample in range(q.shape[0]):
@@ -31,14 +34,16 @@ def chunked_forward(
             probabilities = _probabilities(q[sample, rows] * scale, k[sample], buffer)  # (rows, Nk)
             out_rows = out[sample, rows]  # (rows, Dv)
             torch.mm(probabilities, v[sample], out=out_rows)
-            torch.addcmul(x[sample, rows], out_rows, gamma, out=out_rows)
+            if x is not None and gamma_in_dtype is not None:
+                torch.addcmul(x[sample, rows], out_rows, gamma_in_dtype, out=out_rows)
     return out
 
 
 def chunked_backward(
-    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, gamma: Tensor, scale: float
+    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, gamma: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """dout (B, Nq, Dv) and the forward's inputs -> dq, dk, dv like q, k, v and dgamma (1,).
+    """dout (B, Nq, Dv) and the forward's inputs -> dq, dk, dv like q, k, v and dgamma (1,), empty
+    where gamma is None.
 
     dx is dout itself.
     """
@@ -61,6 +66,8 @@ def chunked_backward(
             dscores.addcmul_(probabilities, delta.to(q.dtype), value=-1)  # dS / gamma
             torch.mm(dscores, k[sample], out=dq[sample, rows])
             dk[sample].addmm_(dscores.t(), scaled_q)
+    if gamma is None:
+        return dq.mul_(scale), dk, dv, q.new_empty(0)
     gamma_in_dtype = gamma.to(q.dtype)
     dq.mul_(gamma_in_dtype * scale)
     return dq, dk.mul_(gamma_in_dtype), dv.mul_(gamma_in_dtype), dgamma.to(gamma.dtype)

@@ -13,10 +13,13 @@ from torch import Tensor
 
 
 def attention_reference(
-    q: Tensor, k: Tensor, v: Tensor, x: Tensor, gamma: Tensor, scale: float
+    q: Tensor, k: Tensor, v: Tensor, x: Tensor | None, gamma: Tensor | None, scale: float
 ) -> Tensor:
-    """q (B, Nq, Dk), k (B, Nk, Dk), v (B, Nk, Dv), x (B, Nq, Dv), gamma (1,) -> (B, Nq, Dv)."""
+    """q (B, Nq, Dk), k (B, Nk, Dk), v (B, Nk, Dv), x (B, Nq, Dv), gamma (1,) -> (B, Nq, Dv).
+
+    x = gamma = None: A V alone.
+    """
     scores = torch.bmm(q * scale, k.transpose(1, 2))  # (B, Nq, Nk); float16 may overflow unscaled
     probabilities = torch.softmax(scores, dim=-1)
     attended = torch.bmm(probabilities, v)  # (B, Nq, Dv)
-    return gamma.to(x.dtype) * attended + x
+    return attended if x is None or gamma is None else gamma.to(x.dtype) * attended + x

@@ -9,7 +9,11 @@ from pathlib import Path
 import numpy as np
 import platformdirs
 import pytest
+import torch
 from filelock import FileLock
+
+if not torch.cuda.is_available():  # before anything imports a kernel: interpret them
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from hmc_fast.data.mias import published_sums
 from hmc_fast.files import sha256_file
