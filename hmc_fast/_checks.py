@@ -5,7 +5,15 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-KERNEL_FILES = ("reference.py", "chunked.py")
+KERNEL_FILES = (
+    "reference.py",
+    "chunked.py",
+    "tiles.py",
+    "configurations.py",
+    "configurations.json",
+    "attention_forward.py",
+    "attention_backward.py",
+)
 
 
 def check_installation() -> None:

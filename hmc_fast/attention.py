@@ -156,7 +156,7 @@ def _choose_on_gpu(
 
 def triton_problem(device: torch.device, dtype: torch.dtype, shape: Shape) -> str | None:
     """Why the fused kernels cannot take a call, and what does; None where they can."""
-    problem = _device_problem(device)
+    problem = device_problem(device)
     if problem is not None:
         return problem
     if dtype not in TRITON_DTYPES:
@@ -171,8 +171,8 @@ def triton_problem(device: torch.device, dtype: torch.dtype, shape: Shape) -> st
 
 
 @torch.compiler.assume_constant_result
-def _device_problem(device: torch.device) -> str | None:
-    """The same for the device alone; torch.compile takes the answer as it is."""
+def device_problem(device: torch.device) -> str | None:
+    """`triton_problem` of the device alone; torch.compile takes the answer as it is."""
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed (pip install triton)"
     if device.type == "cpu":

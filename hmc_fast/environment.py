@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from hmc_fast import __version__
-from hmc_fast.attention import BACKENDS, ENVIRONMENT_VARIABLE
+from hmc_fast.attention import BACKENDS, ENVIRONMENT_VARIABLE, device_problem
 from hmc_fast.data.cache import cache_directory
 
 PACKAGES = (
@@ -42,7 +42,7 @@ def environment() -> dict[str, Any]:
         "cpu": cpu(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB, 1),
         "cuda": cuda(),
-        "backends": [name for name in BACKENDS if name != "auto"],
+        "backends": backends(),
         ENVIRONMENT_VARIABLE: os.environ.get(ENVIRONMENT_VARIABLE),
         "cache": str(cache_directory() or "none"),
     }
@@ -54,6 +54,13 @@ def package_version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
+
+
+def backends() -> list[str]:
+    """The attention backends that can run here, on the first GPU where there is one."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    left_out = {"auto"} if device_problem(device) is None else {"auto", "triton"}
+    return [name for name in BACKENDS if name not in left_out]
 
 
 def cpu() -> dict[str, Any]:

@@ -36,6 +36,7 @@ from hmc_fast.kernels.configurations import (
     Sizes,
     Target,
     Tile,
+    columns_at_once,
     is_short,
     power_of_two,
     target_of,
@@ -46,6 +47,7 @@ from hmc_fast.kernels.tiles import (
     Launch,
     batch_and_row_strides,
     load_tile,
+    row_products,
     rows_apart,
     scale_arguments,
     scores_of,
@@ -90,19 +92,28 @@ def row_statistics(
 
 
 @triton.jit
-def probabilities_of(
-    q_tile,
-    k_tile,
-    lse_log2,
-    scale_log2,
-    NEGATIVE_SCALE: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """Pᵀ [BLOCK_N, BLOCK_M]: keys are rows, so that dV and dK take it from registers."""
-    scores = tl.dot(k_tile, tl.trans(q_tile), input_precision=PRECISION)
+def transposed_scores(
+    q_base, first_row, tokens_q, q_stride,
+    k_tile,  # [BLOCK_N, BLOCK_DK], all of k's columns; not used where BLOCK_DK < D_QK
+    k_base, first_key, tokens_k, k_stride,
+    D_QK: tl.constexpr, BLOCK_DK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    MASK_ROWS: tl.constexpr, NEGATIVE_SCALE: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """[BLOCK_N, BLOCK_M] of k qᵀ, with the sign of the scale: keys are rows, so that dV and dK take
+    the probabilities from registers. Any number at keys that do not exist."""
+    if BLOCK_DK >= D_QK:
+        q_tile = load_tile(
+            q_base, first_row, tokens_q, q_stride, 0, D_QK, BLOCK_M, BLOCK_DK, MASK_ROWS
+        )
+        scores = tl.dot(k_tile, tl.trans(q_tile), input_precision=PRECISION)
+    else:
+        scores = row_products(
+            k_base, first_key, tokens_k, k_stride, q_base, first_row, tokens_q, q_stride,
+            D_QK, BLOCK_N, BLOCK_M, BLOCK_DK, True, MASK_ROWS, PRECISION,
+        )  # fmt: skip
     if NEGATIVE_SCALE:
         scores = -scores
-    return tl.math.exp2(scores * scale_log2 - lse_log2[None, :])
+    return scores
 
 
 @triton.jit
@@ -125,33 +136,31 @@ def backward_values(
     first_key = program // value_blocks % key_blocks * BLOCK_N
     first_column = program % value_blocks * BLOCK_DV
     q_base = q_ptr + sample * q_batch_stride
+    k_base = k_ptr + sample * k_batch_stride
     dout_base = dout_ptr + sample * dout_batch_stride
     lse_base = lse_log2_ptr + sample * padded + tl.arange(0, BLOCK_M)
-    k_tile = load_tile(
-        k_ptr + sample * k_batch_stride, first_key, tokens_k, k_stride, 0, D_QK, BLOCK_N, BLOCK_DK,
-        True,
-    )  # fmt: skip
+    k_tile = load_tile(k_base, first_key, tokens_k, k_stride, 0, D_QK, BLOCK_N, BLOCK_DK, True)
     dv = tl.zeros([BLOCK_N, BLOCK_DV], tl.float32)
     whole_end = tokens_q // BLOCK_M * BLOCK_M
     if ROTATED:
-        q_tile = load_tile(q_base, 0, tokens_q, q_stride, 0, D_QK, BLOCK_M, BLOCK_DK, True)
-        probabilities = probabilities_of(
-            q_tile, k_tile, tl.load(lse_base), scale_log2, NEGATIVE_SCALE, PRECISION
-        ).to(dtype)
+        scores = transposed_scores(
+            q_base, 0, tokens_q, q_stride, k_tile, k_base, first_key, tokens_k, k_stride,
+            D_QK, BLOCK_DK, BLOCK_M, BLOCK_N, True, NEGATIVE_SCALE, PRECISION,
+        )  # fmt: skip
+        probabilities = tl.math.exp2(scores * scale_log2 - tl.load(lse_base)[None, :]).to(dtype)
         for row in tl.range(BLOCK_M, whole_end, BLOCK_M):
-            q_tile = load_tile(q_base, row, tokens_q, q_stride, 0, D_QK, BLOCK_M, BLOCK_DK, False)
-            scores = tl.dot(k_tile, tl.trans(q_tile), input_precision=PRECISION)
+            scores = transposed_scores(
+                q_base, row, tokens_q, q_stride, k_tile, k_base, first_key, tokens_k, k_stride,
+                D_QK, BLOCK_DK, BLOCK_M, BLOCK_N, False, NEGATIVE_SCALE, PRECISION,
+            )  # fmt: skip
             dout = load_tile(
                 dout_base, row - BLOCK_M, tokens_q, dout_stride, first_column, D_V, BLOCK_M,
                 BLOCK_DV, False,
             )  # fmt: skip
             dv = tl.dot(probabilities, dout, dv, input_precision=PRECISION)
-            if NEGATIVE_SCALE:
-                scores = -scores
             lse_log2 = tl.load(lse_base + row)
-            probabilities = tl.math.exp2(scores * scale_log2 - lse_log2[None, :])
-            probabilities = probabilities.to(dtype)
-        last = tl.maximum(whole_end - BLOCK_M, 0)
+            probabilities = tl.math.exp2(scores * scale_log2 - lse_log2[None, :]).to(dtype)
+        last = tl.maximum(whole_end - BLOCK_M, 0)  # whose probabilities are carried
         dout = load_tile(
             dout_base, last, tokens_q, dout_stride, first_column, D_V, BLOCK_M, BLOCK_DV, True
         )
@@ -159,20 +168,24 @@ def backward_values(
         rest = tl.maximum(whole_end, BLOCK_M)
     else:
         for row in tl.range(0, whole_end, BLOCK_M):
-            q_tile = load_tile(q_base, row, tokens_q, q_stride, 0, D_QK, BLOCK_M, BLOCK_DK, False)
-            probabilities = probabilities_of(
-                q_tile, k_tile, tl.load(lse_base + row), scale_log2, NEGATIVE_SCALE, PRECISION
-            ).to(dtype)
+            scores = transposed_scores(
+                q_base, row, tokens_q, q_stride, k_tile, k_base, first_key, tokens_k, k_stride,
+                D_QK, BLOCK_DK, BLOCK_M, BLOCK_N, False, NEGATIVE_SCALE, PRECISION,
+            )  # fmt: skip
+            lse_log2 = tl.load(lse_base + row)
+            probabilities = tl.math.exp2(scores * scale_log2 - lse_log2[None, :]).to(dtype)
             dout = load_tile(
                 dout_base, row, tokens_q, dout_stride, first_column, D_V, BLOCK_M, BLOCK_DV, False
             )
             dv = tl.dot(probabilities, dout, dv, input_precision=PRECISION)
         rest = whole_end
     if rest < tokens_q:
-        q_tile = load_tile(q_base, rest, tokens_q, q_stride, 0, D_QK, BLOCK_M, BLOCK_DK, True)
-        probabilities = probabilities_of(
-            q_tile, k_tile, tl.load(lse_base + rest), scale_log2, NEGATIVE_SCALE, PRECISION
-        ).to(dtype)
+        scores = transposed_scores(
+            q_base, rest, tokens_q, q_stride, k_tile, k_base, first_key, tokens_k, k_stride,
+            D_QK, BLOCK_DK, BLOCK_M, BLOCK_N, True, NEGATIVE_SCALE, PRECISION,
+        )  # fmt: skip
+        lse_log2 = tl.load(lse_base + rest)
+        probabilities = tl.math.exp2(scores * scale_log2 - lse_log2[None, :]).to(dtype)
         dout = load_tile(
             dout_base, rest, tokens_q, dout_stride, first_column, D_V, BLOCK_M, BLOCK_DV, True
         )
@@ -186,44 +199,24 @@ def backward_values(
 
 
 @triton.jit
-def dscores_of(
-    q_tile, k_tile,  # [BLOCK_M, BLOCK_DK], [BLOCK_N, BLOCK_DK]
-    v_tile,  # [BLOCK_N, BLOCK_DV], all columns where one block holds them
-    v_base, dout_base, v_stride, dout_stride, first_key, tokens_k, row, tokens_q,
-    lse_log2, delta, gamma, scale_log2,
+def transposed_dprobabilities(
+    v_tile,  # [BLOCK_N, BLOCK_DV], all of v's columns; not used where BLOCK_DV < D_V
+    v_base, first_key, tokens_k, v_stride,
+    dout_base, first_row, tokens_q, dout_stride,
     D_V: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_DV: tl.constexpr,
-    MASK_ROWS: tl.constexpr, MASK_KEYS: tl.constexpr, NEGATIVE_SCALE: tl.constexpr,
-    PRECISION: tl.constexpr,
+    MASK_ROWS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """dSᵀ [BLOCK_N, BLOCK_M]: dP is summed over every value column before delta is subtracted.
-
-    Keys that do not exist have score 0 and, beside very negative ones, an infinite "probability":
-    0, or it would meet the zeros of their row in the product for dQ as NaN.
-    """
-    probabilities = probabilities_of(
-        q_tile, k_tile, lse_log2, scale_log2, NEGATIVE_SCALE, PRECISION
-    )
-    if MASK_KEYS:
-        exists = first_key + tl.arange(0, BLOCK_N) < tokens_k
-        probabilities = tl.where(exists[:, None], probabilities, 0.0)
-    if D_V <= BLOCK_DV:
+    """dPᵀ [BLOCK_N, BLOCK_M] of v dOutᵀ, over every value column: delta, which is subtracted from
+    it, is the sum of whole rows."""
+    if BLOCK_DV >= D_V:
         dout = load_tile(
-            dout_base, row, tokens_q, dout_stride, 0, D_V, BLOCK_M, BLOCK_DV, MASK_ROWS
+            dout_base, first_row, tokens_q, dout_stride, 0, D_V, BLOCK_M, BLOCK_DV, MASK_ROWS
         )
-        dprobabilities = tl.dot(v_tile, tl.trans(dout), input_precision=PRECISION)
-    else:
-        dprobabilities = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
-        for column in tl.range(0, D_V, BLOCK_DV):
-            dout = load_tile(
-                dout_base, row, tokens_q, dout_stride, column, D_V, BLOCK_M, BLOCK_DV, MASK_ROWS
-            )
-            v_part = load_tile(
-                v_base, first_key, tokens_k, v_stride, column, D_V, BLOCK_N, BLOCK_DV, True
-            )
-            dprobabilities = tl.dot(
-                v_part, tl.trans(dout), dprobabilities, input_precision=PRECISION
-            )
-    return probabilities * (gamma * dprobabilities - delta[None, :])
+        return tl.dot(v_tile, tl.trans(dout), input_precision=PRECISION)
+    return row_products(
+        v_base, first_key, tokens_k, v_stride, dout_base, first_row, tokens_q, dout_stride,
+        D_V, BLOCK_N, BLOCK_M, BLOCK_DV, True, MASK_ROWS, PRECISION,
+    )  # fmt: skip
 
 
 @triton.jit
@@ -251,7 +244,7 @@ def backward_scores(
     q_batch_stride, q_stride, k_batch_stride, k_stride, v_batch_stride, v_stride,
     dout_batch_stride, dout_stride,
     batch, tokens_q, tokens_k, padded, blocks_per_run, scale, scale_log2,
-    D_QK: tl.constexpr, D_V: tl.constexpr, BLOCK_DK: tl.constexpr,
+    D_QK: tl.constexpr, D_V: tl.constexpr, BLOCK_DK: tl.constexpr, WIDTH_DK: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_DV: tl.constexpr,
     MASK_ROWS: tl.constexpr, MASK_KEYS: tl.constexpr, DQ: tl.constexpr,
     NEGATIVE_SCALE: tl.constexpr, HAS_GAMMA: tl.constexpr, PRECISION: tl.constexpr,
@@ -267,44 +260,50 @@ def backward_scores(
     if HAS_GAMMA:
         gamma = tl.load(gamma_ptr).to(tl.float32)
     q_base = q_ptr + sample * q_batch_stride
-    dout_base = dout_ptr + sample * dout_batch_stride
+    k_base = k_ptr + sample * k_batch_stride
     v_base = v_ptr + sample * v_batch_stride
-    row_base = sample * padded + tl.arange(0, BLOCK_M)
+    dout_base = dout_ptr + sample * dout_batch_stride
+    statistics = sample * padded + tl.arange(0, BLOCK_M)
     part = run if DQ == "partials" else 0
     dq_base = dq_ptr + (part * batch + sample) * tokens_q * D_QK
+    first_block = run * blocks_per_run
     for key_block in tl.range(
-        run * blocks_per_run, tl.minimum((run + 1) * blocks_per_run, key_blocks), num_stages=1
+        first_block, tl.minimum(first_block + blocks_per_run, key_blocks), num_stages=1
     ):
-        first_key = key_block * BLOCK_N
-        k_tile = load_tile(
-            k_ptr + sample * k_batch_stride, first_key, tokens_k, k_stride, 0, D_QK, BLOCK_N,
-            BLOCK_DK, True,
-        )  # fmt: skip
-        v_tile = load_tile(
-            v_base, first_key, tokens_k, v_stride, 0, D_V, BLOCK_N, BLOCK_DV, True
-        )  # unused, and removed by the compiler, where BLOCK_DV < D_V
-        dk = tl.zeros([BLOCK_N, BLOCK_DK], tl.float32)
-        later = key_block > run * blocks_per_run
+        key = key_block * BLOCK_N
+        k_tile = load_tile(k_base, key, tokens_k, k_stride, 0, D_QK, BLOCK_N, WIDTH_DK, True)
+        v_tile = load_tile(v_base, key, tokens_k, v_stride, 0, D_V, BLOCK_N, BLOCK_DV, True)
+        exists = key + tl.arange(0, BLOCK_N) < tokens_k
+        dk = tl.zeros([BLOCK_N, WIDTH_DK], tl.float32)
         for row in tl.range(0, tokens_q, BLOCK_M):
+            scores = transposed_scores(
+                q_base, row, tokens_q, q_stride, k_tile, k_base, key, tokens_k, k_stride,
+                D_QK, BLOCK_DK, BLOCK_M, BLOCK_N, MASK_ROWS, NEGATIVE_SCALE, PRECISION,
+            )  # fmt: skip
+            lse_log2 = tl.load(lse_log2_ptr + statistics + row)
+            probabilities = tl.math.exp2(scores * scale_log2 - lse_log2[None, :])
+            if MASK_KEYS:  # their score 0 may be far above lse; infinity times k = 0 would be NaN
+                probabilities = tl.where(exists[:, None], probabilities, 0.0)
+            dprobabilities = transposed_dprobabilities(
+                v_tile, v_base, key, tokens_k, v_stride, dout_base, row, tokens_q, dout_stride,
+                D_V, BLOCK_M, BLOCK_N, BLOCK_DV, MASK_ROWS, PRECISION,
+            )  # fmt: skip
+            delta = tl.load(delta_ptr + statistics + row)
+            dscores = probabilities * (gamma * dprobabilities - delta[None, :])
+            dscores = dscores.to(q_ptr.dtype.element_ty)  # [BLOCK_N, BLOCK_M]
             q_tile = load_tile(
-                q_base, row, tokens_q, q_stride, 0, D_QK, BLOCK_M, BLOCK_DK, MASK_ROWS
+                q_base, row, tokens_q, q_stride, 0, D_QK, BLOCK_M, WIDTH_DK, MASK_ROWS
             )
-            dscores = dscores_of(
-                q_tile, k_tile, v_tile, v_base, dout_base, v_stride, dout_stride,
-                first_key, tokens_k, row, tokens_q,
-                tl.load(lse_log2_ptr + row_base + row), tl.load(delta_ptr + row_base + row),
-                gamma, scale_log2,
-                D_V, BLOCK_M, BLOCK_N, BLOCK_DV, MASK_ROWS, MASK_KEYS, NEGATIVE_SCALE, PRECISION,
-            ).to(q_ptr.dtype.element_ty)  # fmt: skip
             dk = tl.dot(dscores, q_tile, dk, input_precision=PRECISION)
             if DQ != "none":
                 add_to_dq(
                     dq_base, tl.dot(tl.trans(dscores), k_tile, input_precision=PRECISION),
-                    row, tokens_q, later, D_QK, BLOCK_M, BLOCK_DK, DQ == "atomics",
+                    row, tokens_q, key_block > first_block, D_QK, BLOCK_M, WIDTH_DK,
+                    DQ == "atomics",
                 )  # fmt: skip
         store_tile(
-            dk_ptr + sample * tokens_k * D_QK, dk * scale, first_key, tokens_k, D_QK, 0, D_QK,
-            BLOCK_N, BLOCK_DK,
+            dk_ptr + sample * tokens_k * D_QK, dk * scale, key, tokens_k, D_QK, 0, D_QK,
+            BLOCK_N, WIDTH_DK,
         )  # fmt: skip
         tl.debug_barrier()  # the next key block reads the partial that this one wrote
 
@@ -315,7 +314,7 @@ def backward_queries(
     q_batch_stride, q_stride, k_batch_stride, k_stride, v_batch_stride, v_stride,
     dout_batch_stride, dout_stride,
     tokens_q, tokens_k, padded, scale, scale_log2,
-    D_QK: tl.constexpr, D_V: tl.constexpr, BLOCK_DK: tl.constexpr,
+    D_QK: tl.constexpr, D_V: tl.constexpr, BLOCK_DK: tl.constexpr, WIDTH_DK: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_DV: tl.constexpr,
     MASK_KEYS: tl.constexpr,
     NEGATIVE_SCALE: tl.constexpr, HAS_GAMMA: tl.constexpr, PRECISION: tl.constexpr,
@@ -329,50 +328,37 @@ def backward_queries(
     gamma = 1.0
     if HAS_GAMMA:
         gamma = tl.load(gamma_ptr).to(tl.float32)
-    q_tile = load_tile(
-        q_ptr + sample * q_batch_stride, first_row, tokens_q, q_stride, 0, D_QK, BLOCK_M, BLOCK_DK,
-        True,
-    )  # fmt: skip
+    q_base = q_ptr + sample * q_batch_stride
+    k_base = k_ptr + sample * k_batch_stride
+    v_base = v_ptr + sample * v_batch_stride
     dout_base = dout_ptr + sample * dout_batch_stride
-    dout = load_tile(
-        dout_base, first_row, tokens_q, dout_stride, 0, D_V, BLOCK_M, BLOCK_DV, True
-    )  # unused, and removed by the compiler, where BLOCK_DV < D_V
-    row = sample * padded + first_row + tl.arange(0, BLOCK_M)
-    lse_log2, delta = tl.load(lse_log2_ptr + row), tl.load(delta_ptr + row)
-    dq = tl.zeros([BLOCK_M, BLOCK_DK], tl.float32)
+    q_tile = load_tile(q_base, first_row, tokens_q, q_stride, 0, D_QK, BLOCK_M, BLOCK_DK, True)
+    dout = load_tile(dout_base, first_row, tokens_q, dout_stride, 0, D_V, BLOCK_M, BLOCK_DV, True)
+    statistics = sample * padded + first_row + tl.arange(0, BLOCK_M)
+    lse_log2, delta = tl.load(lse_log2_ptr + statistics), tl.load(delta_ptr + statistics)
+    dq = tl.zeros([BLOCK_M, WIDTH_DK], tl.float32)
     for key in tl.range(0, tokens_k, BLOCK_N):
-        k_tile = load_tile(
-            k_ptr + sample * k_batch_stride, key, tokens_k, k_stride, 0, D_QK, BLOCK_N, BLOCK_DK,
-            MASK_KEYS,
-        )  # fmt: skip
         scores = scores_of(
-            q_tile, k_tile, key, tokens_k, BLOCK_N, MASK_KEYS, NEGATIVE_SCALE, PRECISION
-        )
+            q_tile, q_base, first_row, tokens_q, q_stride, k_base, key, tokens_k, k_stride,
+            D_QK, BLOCK_DK, BLOCK_M, BLOCK_N, MASK_KEYS, NEGATIVE_SCALE, PRECISION,
+        )  # fmt: skip
         probabilities = tl.math.exp2(scores * scale_log2 - lse_log2[:, None])
-        v_base = v_ptr + sample * v_batch_stride
-        if D_V <= BLOCK_DV:
+        if BLOCK_DV >= D_V:
             v_tile = load_tile(
                 v_base, key, tokens_k, v_stride, 0, D_V, BLOCK_N, BLOCK_DV, MASK_KEYS
             )
             dprobabilities = tl.dot(dout, tl.trans(v_tile), input_precision=PRECISION)
         else:
-            dprobabilities = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-            for column in tl.range(0, D_V, BLOCK_DV):
-                dout = load_tile(
-                    dout_base, first_row, tokens_q, dout_stride, column, D_V, BLOCK_M, BLOCK_DV,
-                    True,
-                )  # fmt: skip
-                v_tile = load_tile(
-                    v_base, key, tokens_k, v_stride, column, D_V, BLOCK_N, BLOCK_DV, MASK_KEYS
-                )
-                dprobabilities = tl.dot(
-                    dout, tl.trans(v_tile), dprobabilities, input_precision=PRECISION
-                )
+            dprobabilities = row_products(
+                dout_base, first_row, tokens_q, dout_stride, v_base, key, tokens_k, v_stride,
+                D_V, BLOCK_M, BLOCK_N, BLOCK_DV, True, MASK_KEYS, PRECISION,
+            )  # fmt: skip
         dscores = probabilities * (gamma * dprobabilities - delta[:, None])
+        k_tile = load_tile(k_base, key, tokens_k, k_stride, 0, D_QK, BLOCK_N, WIDTH_DK, MASK_KEYS)
         dq = tl.dot(dscores.to(q_ptr.dtype.element_ty), k_tile, dq, input_precision=PRECISION)
     store_tile(
         dq_ptr + sample * tokens_q * D_QK, dq * scale, first_row, tokens_q, D_QK, 0, D_QK, BLOCK_M,
-        BLOCK_DK,
+        WIDTH_DK,
     )  # fmt: skip
 
 
@@ -398,7 +384,8 @@ def backward_short(
     q_batch_stride, q_stride, k_batch_stride, k_stride, v_batch_stride, v_stride,
     dout_batch_stride, dout_stride,
     tokens_q, tokens_k, scale, scale_log2,
-    D_QK: tl.constexpr, D_V: tl.constexpr, PADDED: tl.constexpr, BLOCK_DK: tl.constexpr,
+    D_QK: tl.constexpr, D_V: tl.constexpr, PADDED: tl.constexpr,
+    BLOCK_DK: tl.constexpr, WIDTH_DK: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_DV: tl.constexpr,
     NEGATIVE_SCALE: tl.constexpr, HAS_GAMMA: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -408,28 +395,21 @@ def backward_short(
     row_blocks = tl.cdiv(tokens_q, BLOCK_M)
     sample = program // row_blocks
     first_row = program % row_blocks * BLOCK_M
-    q_tile = load_tile(
-        q_ptr + sample * q_batch_stride, first_row, tokens_q, q_stride, 0, D_QK, BLOCK_M, BLOCK_DK,
-        True,
+    q_base = q_ptr + sample * q_batch_stride
+    k_base = k_ptr + sample * k_batch_stride
+    q_tile = load_tile(q_base, first_row, tokens_q, q_stride, 0, D_QK, BLOCK_M, BLOCK_DK, True)
+    scores = scores_of(
+        q_tile, q_base, first_row, tokens_q, q_stride, k_base, 0, tokens_k, k_stride,
+        D_QK, BLOCK_DK, BLOCK_M, BLOCK_N, True, NEGATIVE_SCALE, PRECISION,
     )  # fmt: skip
-    k_tile = load_tile(
-        k_ptr + sample * k_batch_stride, 0, tokens_k, k_stride, 0, D_QK, BLOCK_N, BLOCK_DK, True
-    )
-    scores = scores_of(q_tile, k_tile, 0, tokens_k, BLOCK_N, True, NEGATIVE_SCALE, PRECISION)
     scores *= scale_log2
     weights = tl.math.exp2(scores - tl.max(scores, 1)[:, None])
     probabilities = weights / tl.sum(weights, 1)[:, None]  # [BLOCK_M, BLOCK_N]
-    dprobabilities = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-    for column in tl.range(0, D_V, BLOCK_DV):
-        dout = load_tile(
-            dout_ptr + sample * dout_batch_stride, first_row, tokens_q, dout_stride, column, D_V,
-            BLOCK_M, BLOCK_DV, True,
-        )  # fmt: skip
-        v_tile = load_tile(
-            v_ptr + sample * v_batch_stride, 0, tokens_k, v_stride, column, D_V, BLOCK_N, BLOCK_DV,
-            True,
-        )  # fmt: skip
-        dprobabilities = tl.dot(dout, tl.trans(v_tile), dprobabilities, input_precision=PRECISION)
+    dprobabilities = row_products(
+        dout_ptr + sample * dout_batch_stride, first_row, tokens_q, dout_stride,
+        v_ptr + sample * v_batch_stride, 0, tokens_k, v_stride,
+        D_V, BLOCK_M, BLOCK_N, BLOCK_DV, True, True, PRECISION,
+    )  # fmt: skip
     delta = tl.sum(probabilities * dprobabilities, 1)  # 0 at rows past the last: their dout is 0
     gamma = 1.0
     if HAS_GAMMA:
@@ -437,9 +417,10 @@ def backward_short(
         tl.store(dgamma_ptr + program, tl.sum(delta, 0))
     dscores = (gamma * scale) * (probabilities * (dprobabilities - delta[:, None]))
     dscores = dscores.to(q_ptr.dtype.element_ty)
+    k_tile = load_tile(k_base, 0, tokens_k, k_stride, 0, D_QK, BLOCK_N, WIDTH_DK, True)
     dq = tl.dot(dscores, k_tile, input_precision=PRECISION)
     store_tile(
-        dq_ptr + sample * tokens_q * D_QK, dq, first_row, tokens_q, D_QK, 0, D_QK, BLOCK_M, BLOCK_DK
+        dq_ptr + sample * tokens_q * D_QK, dq, first_row, tokens_q, D_QK, 0, D_QK, BLOCK_M, WIDTH_DK
     )
     place = sample * tokens_q * PADDED
     store_tile(
@@ -556,7 +537,9 @@ def _backward(
     arguments |= {
         "gamma_ptr": q if gamma is None else gamma, "HAS_GAMMA": gamma is not None,
         "batch": sizes.batch, "tokens_q": sizes.tokens_q, "tokens_k": sizes.tokens_k,
-        "D_QK": sizes.d_qk, "D_V": sizes.d_v, "BLOCK_DK": power_of_two(sizes.d_qk),
+        "D_QK": sizes.d_qk, "D_V": sizes.d_v,
+        "BLOCK_DK": columns_at_once(sizes.d_qk, q.element_size()),
+        "WIDTH_DK": power_of_two(sizes.d_qk),
         "scale": scale, "PRECISION": precision,
     }  # fmt: skip
     plan = Plan(arguments, sizes, target, tiles, start)
@@ -591,13 +574,13 @@ def _scores(plan: Plan, dk: Tensor, atomics: bool) -> Tensor:
     sizes, tile = plan.sizes, plan.tile("backward_scores")
     q = plan.arguments["q_ptr"]
     key_blocks = triton.cdiv(sizes.tokens_k, tile.block_n)
-    runs = choose_runs(sizes.batch, key_blocks, plan.target.processors)
     bytes_of_dq = 4 * sizes.batch * sizes.tokens_q * sizes.d_qk
     bytes_of_dv = q.element_size() * sizes.batch * sizes.tokens_k * sizes.d_v
-    mode = "atomics" if atomics else "partials"
-    if mode == "partials" and runs * bytes_of_dq > max(bytes_of_dv, PARTIAL_BYTES):
-        mode, runs = "none", key_blocks
-    blocks_per_run = triton.cdiv(key_blocks, max(1, runs))
+    most = max(bytes_of_dv, PARTIAL_BYTES) // max(1, bytes_of_dq)
+    mode, runs = choose_runs(sizes.batch, key_blocks, plan.target.processors, most)
+    if atomics:
+        mode, runs = "atomics", key_blocks
+    blocks_per_run = triton.cdiv(key_blocks, runs)
     runs = triton.cdiv(key_blocks, blocks_per_run)
     dq = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     partial = _partial(mode, runs, dq)
@@ -614,14 +597,24 @@ def _scores(plan: Plan, dk: Tensor, atomics: bool) -> Tensor:
     return dq
 
 
-def choose_runs(batch: int, key_blocks: int, processors: int) -> int:
-    """Into how many runs the key blocks of a sample are cut: the fewest among those that finish
-    first when one program runs on each processor."""
+def choose_runs(batch: int, key_blocks: int, processors: int, most: int) -> tuple[str, int]:
+    """How dQ is added up, and into how many runs the key blocks of a sample are cut.
+
+    One program at a time on a processor: the fewest runs, and so partials, that come within a tenth
+    of the shortest time. No more than `most` partials may exist; where that costs more than another
+    pass for dQ would (half the time), there are none.
+    """
 
     def rounds(runs: int) -> int:
         return triton.cdiv(batch * runs, processors) * triton.cdiv(key_blocks, runs)
 
-    return min(range(1, min(key_blocks, processors) + 1), key=rounds)
+    candidates = range(1, min(key_blocks, processors) + 1)
+    best = min(rounds(runs) for runs in candidates)
+    affordable = [runs for runs in candidates if runs <= most]
+    shortest = min((rounds(runs) for runs in affordable), default=0)
+    if not affordable or shortest > 1.5 * best:
+        return "none", next(runs for runs in candidates if rounds(runs) <= 1.1 * best)
+    return "partials", next(runs for runs in affordable if rounds(runs) <= 1.1 * shortest)
 
 
 def _partial(mode: str, runs: int, dq: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from hmc_fast.kernels.configurations import (
     Sizes,
     Target,
     Tile,
+    columns_at_once,
     is_short,
     power_of_two,
     target_of,
@@ -71,18 +72,18 @@ def attend(
     sums = tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)
     whole_end = first_key + (end_key - first_key) // BLOCK_N * BLOCK_N
     if ROTATED:
-        k_tile = load_tile(k_base, first_key, end_key, k_stride, 0, D_QK, BLOCK_N, BLOCK_DK, True)
         scores = scores_of(
-            q_tile, k_tile, first_key, end_key, BLOCK_N, True, NEGATIVE_SCALE, PRECISION
-        )
+            q_tile, q_base, first_row, tokens_q, q_stride, k_base, first_key, end_key, k_stride,
+            D_QK, BLOCK_DK, BLOCK_M, BLOCK_N, True, NEGATIVE_SCALE, PRECISION,
+        )  # fmt: skip
         weights, rescale, row_max, row_sum = online_softmax(
             scores, row_max, row_sum, scale_log2, dtype
         )
         for key in tl.range(first_key + BLOCK_N, whole_end, BLOCK_N):
-            k_tile = load_tile(k_base, key, end_key, k_stride, 0, D_QK, BLOCK_N, BLOCK_DK, False)
             scores = scores_of(
-                q_tile, k_tile, key, end_key, BLOCK_N, False, NEGATIVE_SCALE, PRECISION
-            )
+                q_tile, q_base, first_row, tokens_q, q_stride, k_base, key, end_key, k_stride,
+                D_QK, BLOCK_DK, BLOCK_M, BLOCK_N, False, NEGATIVE_SCALE, PRECISION,
+            )  # fmt: skip
             v_tile = load_tile(
                 v_base, key - BLOCK_N, end_key, v_stride, first_column, D_V, BLOCK_N, BLOCK_DV,
                 False,
@@ -100,10 +101,10 @@ def attend(
         rest = tl.maximum(whole_end, first_key + BLOCK_N)
     else:
         for key in tl.range(first_key, whole_end, BLOCK_N):
-            k_tile = load_tile(k_base, key, end_key, k_stride, 0, D_QK, BLOCK_N, BLOCK_DK, False)
             scores = scores_of(
-                q_tile, k_tile, key, end_key, BLOCK_N, False, NEGATIVE_SCALE, PRECISION
-            )
+                q_tile, q_base, first_row, tokens_q, q_stride, k_base, key, end_key, k_stride,
+                D_QK, BLOCK_DK, BLOCK_M, BLOCK_N, False, NEGATIVE_SCALE, PRECISION,
+            )  # fmt: skip
             weights, rescale, row_max, row_sum = online_softmax(
                 scores, row_max, row_sum, scale_log2, dtype
             )
@@ -114,8 +115,10 @@ def attend(
             sums = tl.dot(weights, v_tile, sums, input_precision=PRECISION)
         rest = whole_end
     if rest < end_key:
-        k_tile = load_tile(k_base, rest, end_key, k_stride, 0, D_QK, BLOCK_N, BLOCK_DK, True)
-        scores = scores_of(q_tile, k_tile, rest, end_key, BLOCK_N, True, NEGATIVE_SCALE, PRECISION)
+        scores = scores_of(
+            q_tile, q_base, first_row, tokens_q, q_stride, k_base, rest, end_key, k_stride,
+            D_QK, BLOCK_DK, BLOCK_M, BLOCK_N, True, NEGATIVE_SCALE, PRECISION,
+        )  # fmt: skip
         weights, rescale, row_max, row_sum = online_softmax(
             scores, row_max, row_sum, scale_log2, dtype
         )
@@ -313,14 +316,15 @@ def forward_short(
     sample = program // (row_blocks * value_groups)
     first_row = program // value_groups % row_blocks * BLOCK_M
     first_column = program % value_groups * GROUP * BLOCK_DV
+    q_base = q_ptr + sample * q_batch_stride
     q_tile = load_tile(
-        q_ptr + sample * q_batch_stride, first_row, tokens_q, q_stride, 0, D_QK, BLOCK_M, BLOCK_DK,
-        True,
+        q_base, first_row, tokens_q, q_stride, 0, D_QK, BLOCK_M, BLOCK_DK, True
+    )  # [BLOCK_M, BLOCK_DK]
+    scores = scores_of(
+        q_tile, q_base, first_row, tokens_q, q_stride,
+        k_ptr + sample * k_batch_stride, 0, tokens_k, k_stride,
+        D_QK, BLOCK_DK, BLOCK_M, BLOCK_N, True, NEGATIVE_SCALE, PRECISION,
     )  # fmt: skip
-    k_tile = load_tile(
-        k_ptr + sample * k_batch_stride, 0, tokens_k, k_stride, 0, D_QK, BLOCK_N, BLOCK_DK, True
-    )
-    scores = scores_of(q_tile, k_tile, 0, tokens_k, BLOCK_N, True, NEGATIVE_SCALE, PRECISION)
     row_max = tl.full([BLOCK_M], float("-inf"), tl.float32)
     row_sum = tl.zeros([BLOCK_M], tl.float32)
     weights, _, row_max, row_sum = online_softmax(
@@ -425,8 +429,8 @@ def _forward(
     arguments: dict[str, Any] = {f"{name}_ptr": tensor for name, tensor in inputs.items()}
     arguments |= batch_and_row_strides(**inputs) | scale_arguments(scale)
     arguments |= {
-        "D_QK": sizes.d_qk, "BLOCK_DK": power_of_two(sizes.d_qk), "PRECISION": precision,
-        "tokens_k": sizes.tokens_k,
+        "D_QK": sizes.d_qk, "BLOCK_DK": columns_at_once(sizes.d_qk, q.element_size()),
+        "PRECISION": precision, "tokens_k": sizes.tokens_k,
     }  # fmt: skip
     epilogue = _epilogue(x, gamma, outputs, sizes)
     if is_short(sizes.tokens_k, sizes.d_qk, q.element_size()):

@@ -37,6 +37,7 @@ KERNELS = (
 INTERPRETED = 90  # whose tiles the interpreter runs
 MOST_D_QK, MOST_D_V = 256, 2048
 SHORT_KEYS, SHORT_BYTES = 256, 1 << 16
+FP32_COLUMNS = 32
 
 
 class Tile(NamedTuple):
@@ -81,6 +82,12 @@ class Target(NamedTuple):
 def power_of_two(size: int, least: int = 16) -> int:
     """The smallest power of two that is `least` (what a matrix instruction needs) and `size`."""
     return max(least, 1 << (size - 1).bit_length())
+
+
+def columns_at_once(d_qk: int, itemsize: int) -> int:
+    """Columns of q and k that one product takes: all; in float32, which has no tensor cores without
+    TF32, what a thread's registers hold."""
+    return min(power_of_two(d_qk), FP32_COLUMNS) if itemsize == 4 else power_of_two(d_qk)
 
 
 def is_short(tokens_k: int, d_qk: int, itemsize: int) -> bool:
@@ -186,14 +193,13 @@ Candidates = Iterator[Tile]
 
 
 def _forward_stream(sizes: Sizes, d_qk: int, d_v: int, item: int, target: Target) -> Candidates:
-    if item == 4:  # without tensor cores: small tiles
-        yield Tile(128, 32, min(d_v, 128), 8, 2)
-        yield Tile(64, 32, min(d_v, 64), 4, 2)
-        yield Tile(32, 32, min(d_v, 64), 4, 1)
+    if item == 4:  # without tensor cores: small tiles, as operands stand in registers
+        yield Tile(64, 32, min(d_v, 64), 8, 2)
+        yield Tile(32, 32, min(d_v, 64), 8, 1)
         yield Tile(16, 16, min(d_v, 64), 4, 1)
         return
     wide = d_qk >= 256
-    if target.architecture in WARPGROUP:
+    if target.architecture == 90:
         yield Tile(128, 32 if wide else 64, min(d_v, 256), 8, 2, rotated=True)
     yield Tile(128, 32 if wide else 64, min(d_v, 128), 8, 2)
     yield Tile(64, 32, min(d_v, 64), 4, 2)
@@ -202,7 +208,7 @@ def _forward_stream(sizes: Sizes, d_qk: int, d_v: int, item: int, target: Target
 
 def _forward_stream_few(sizes: Sizes, d_qk: int, d_v: int, item: int, target: Target) -> Candidates:
     if item == 4:
-        yield Tile(64, 32, min(d_v, 64), 4, 2, share=8)
+        yield Tile(64, 32, min(d_v, 64), 8, 2, share=8)
     elif target.architecture in WARPGROUP:
         yield Tile(64, 64, min(d_v, 128), 4, 2, share=8)
     else:
@@ -220,26 +226,29 @@ def _forward_short(sizes: Sizes, d_qk: int, d_v: int, item: int, target: Target)
 
 def _backward_scores(sizes: Sizes, d_qk: int, d_v: int, item: int, target: Target) -> Candidates:
     if item == 4:
-        yield Tile(32, 32, min(d_v, 64), 4, 1)
-        yield Tile(16, 32, min(d_v, 32), 4, 1)
-        yield Tile(16, 16, min(d_v, 16), 4, 1)
+        if d_qk <= 64:
+            yield Tile(32, 32, min(d_v, 64), 4, 1)
+        if d_qk <= 128:
+            yield Tile(16, 32, min(d_v, 32), 8, 1)
+        yield Tile(16, 16, min(d_v, 32), 8, 1)
         return
-    if target.architecture in WARPGROUP and d_v <= 256 and d_qk <= 64:
+    if target.architecture == 90 and d_v <= 256 and d_qk <= 64:
         yield Tile(64, 128, d_v, 8, 2)
     if target.architecture in WARPGROUP and d_qk <= 128:
         yield Tile(64, 64, min(d_v, 128), 8, 2)
     if d_v <= 256 and d_qk <= 64:
         yield Tile(32, 64, d_v, 4, 2)
     if d_qk <= 64:
-        yield Tile(32, 64, min(d_v, 128), 4, 2)
+        yield Tile(32, 64, min(d_v, 128), 8, 2)
     yield Tile(32, 32, min(d_v, 64), 4, 1)
     yield Tile(16, 32, min(d_v, 32), 4, 1)
 
 
 def _backward_queries(sizes: Sizes, d_qk: int, d_v: int, item: int, target: Target) -> Candidates:
     if item == 4:
-        yield Tile(32, 32, min(d_v, 64), 4, 1)
-        yield Tile(16, 16, min(d_v, 32), 4, 1)
+        if d_qk <= 64:
+            yield Tile(32, 32, min(d_v, 64), 4, 1)
+        yield Tile(16, 16, min(d_v, 32), 8, 1)
         return
     if target.architecture in WARPGROUP and d_v <= 256 and d_qk <= 64:
         yield Tile(128, 64, d_v, 8, 2)
@@ -250,8 +259,8 @@ def _backward_queries(sizes: Sizes, d_qk: int, d_v: int, item: int, target: Targ
 
 def _backward_values(sizes: Sizes, d_qk: int, d_v: int, item: int, target: Target) -> Candidates:
     if item == 4:
-        yield Tile(32, 64, min(d_v, 64), 4, 1)
-        yield Tile(16, 32, min(d_v, 32), 4, 1)
+        yield Tile(32, 32, min(d_v, 64), 8, 1)
+        yield Tile(16, 32, min(d_v, 32), 8, 1)
         return
     if target.architecture in WARPGROUP and d_qk <= 128:
         yield Tile(64, 128, min(d_v, 256), 8, 2, rotated=True)
@@ -263,8 +272,11 @@ def _backward_values(sizes: Sizes, d_qk: int, d_v: int, item: int, target: Targe
 
 def _backward_short(sizes: Sizes, d_qk: int, d_v: int, item: int, target: Target) -> Candidates:
     keys = power_of_two(sizes.tokens_k)
+    if item == 4:
+        yield Tile(16, keys, min(d_v, 32), 8, 1)
+        return
     warps = 8 if keys > 64 else 4
-    rows = 64 if keys <= 64 and item == 2 else 32
+    rows = 64 if keys <= 64 and target.architecture in WARPGROUP else 32
     for columns, stages in ((64, 2), (32, 2), (32, 1), (16, 1)):
         yield Tile(rows, keys, min(d_v, columns), warps, stages)
     yield Tile(16, keys, 16, warps, 1)

@@ -107,23 +107,53 @@ def store_tile(
 
 
 @triton.jit
+def row_products(
+    a_base, first_a, rows_a, a_stride,
+    b_base, first_b, rows_b, b_stride,
+    COLUMNS: tl.constexpr, ROWS_A: tl.constexpr, ROWS_B: tl.constexpr, CHUNK: tl.constexpr,
+    MASK_A: tl.constexpr, MASK_B: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """[ROWS_A, ROWS_B] of a bᵀ, both read CHUNK columns at a time."""
+    total = tl.zeros([ROWS_A, ROWS_B], tl.float32)
+    for column in tl.range(0, COLUMNS, CHUNK):
+        a_tile = load_tile(
+            a_base, first_a, rows_a, a_stride, column, COLUMNS, ROWS_A, CHUNK, MASK_A
+        )
+        b_tile = load_tile(
+            b_base, first_b, rows_b, b_stride, column, COLUMNS, ROWS_B, CHUNK, MASK_B
+        )
+        total = tl.dot(a_tile, tl.trans(b_tile), total, input_precision=PRECISION)
+    return total
+
+
+@triton.jit
 def scores_of(
-    q_tile,  # [BLOCK_M, BLOCK_DK]
-    k_tile,  # [BLOCK_N, BLOCK_DK]
-    first_key,
-    keys,
-    BLOCK_N: tl.constexpr,
-    MASK_KEYS: tl.constexpr,
-    NEGATIVE_SCALE: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    q_tile,  # [BLOCK_M, BLOCK_DK], all of q's columns; not used where BLOCK_DK < D_QK
+    q_base, first_row, tokens_q, q_stride,
+    k_base, first_key, end_key, k_stride,
+    D_QK: tl.constexpr, BLOCK_DK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    MASK_KEYS: tl.constexpr, NEGATIVE_SCALE: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """[BLOCK_M, BLOCK_N] of q kᵀ, -inf at keys that do not exist; the sign of the scale is taken
-    in here, so that a row's largest score is also its largest scaled score."""
-    scores = tl.dot(q_tile, tl.trans(k_tile), input_precision=PRECISION)
+    in here, so that a row's largest score is also its largest scaled score.
+
+    float32 without tensor cores sums over BLOCK_DK columns at a time: a thread holds whole rows of
+    its operands, and more columns do not fit its registers.
+    """
+    if BLOCK_DK >= D_QK:
+        k_tile = load_tile(
+            k_base, first_key, end_key, k_stride, 0, D_QK, BLOCK_N, BLOCK_DK, MASK_KEYS
+        )
+        scores = tl.dot(q_tile, tl.trans(k_tile), input_precision=PRECISION)
+    else:
+        scores = row_products(
+            q_base, first_row, tokens_q, q_stride, k_base, first_key, end_key, k_stride,
+            D_QK, BLOCK_M, BLOCK_N, BLOCK_DK, True, MASK_KEYS, PRECISION,
+        )  # fmt: skip
     if NEGATIVE_SCALE:
         scores = -scores
     if MASK_KEYS:
-        exists = first_key + tl.arange(0, BLOCK_N) < keys
+        exists = first_key + tl.arange(0, BLOCK_N) < end_key
         scores = tl.where(exists[None, :], scores, float("-inf"))
     return scores
 

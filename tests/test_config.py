@@ -89,7 +89,8 @@ EXAMPLES = {
     "image_size": 96, "epochs": 3, "augmented": 70, "batch_size": 4, "lr": 0.5, "folds": 7,
     "only_fold": 2, "seed": 9, "device": "cpu", "backend": "sdpa", "amp": "off", "compile": True,
     "deterministic": True, "class_weights": "balanced", "label": "worst", "reduction": 4,
-    "scale": 1.0, "weights": "w.pth", "validation_fraction": 0.25, "checkpoint_every": 2.5,
+    "scale": 1.0, "attention_form": "direct", "weights": "w.pth", "validation_fraction": 0.25,
+    "checkpoint_every": 2.5,
     "workers": 3,
 }  # fmt: skip
 

@@ -186,5 +186,5 @@ def test_a_damaged_run_is_one_sentence(place, capsys, name, sentence):
 
 def test_an_unknown_backend_in_the_environment(place, capsys, monkeypatch):
     monkeypatch.setenv("HMC_FAST_BACKEND", "flash")
-    sentence = "HMC_FAST_BACKEND must be one of auto, reference, chunked, sdpa, got 'flash'"
+    sentence = "HMC_FAST_BACKEND must be one of auto, reference, chunked, sdpa, triton, got 'flash'"
     assert_refused(capsys, place, ["predict", "run", "x.png"], sentence)

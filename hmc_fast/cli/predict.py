@@ -16,7 +16,7 @@ from hmc_fast.errors import InputError
 from hmc_fast.files import csv_text, write_text
 from hmc_fast.models.saved import DESCRIPTION, load_model, read_description, trained_folds
 from hmc_fast.progress import progress
-from hmc_fast.training.config import check_environment, resolve_device
+from hmc_fast.training.config import check_attention, resolve_device
 from hmc_fast.training.run_folder import IMAGES, read_json
 
 DESCRIPTION_TEXT = (
@@ -49,9 +49,9 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Predict; returns 0, or 1 where some of the images could not be read (each is named)."""
-    check_environment()
     _check_out(args.out)
     device = resolve_device(args.device)
+    check_attention(args.backend, device)
     models = _load(args.model, args.fold, args.backend, device)
     seen = _training_images(args.model)
     rows, failed = [], []

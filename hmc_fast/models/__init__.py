@@ -29,6 +29,7 @@ def create_model(
     backend: str = "auto",
     weights: str | Path | None = None,
     image_size: int = 224,
+    attention_form: str = "auto",
 ) -> nn.Module:
     """A network with fresh weights from torch's random state, in training mode.
 
@@ -36,7 +37,8 @@ def create_model(
     and keys are divided by it; scale: None for 1 / sqrt(d_qk), 1.0 for the paper's Eq. 5; backend:
     see `spatial_attention`; weights: a torchvision ResNet50 checkpoint (.safetensors, or .pth read
     with weights_only=True) for the backbone; image_size: pixels, of the ViT alone: every other
-    model takes any size from 64 to 1024.
+    model takes any size from 64 to 1024; attention_form: "auto", "direct" or "reassociated", which
+    keeps less memory in training (models/forms.py).
 
     Raises ValueError for anything else, InputError (a ValueError) for a checkpoint that does not
     fit.
@@ -59,6 +61,7 @@ def create_model(
         reduction=reduction,
         scale=scale,
         backend=backend,
+        attention_form=attention_form,
     )
     if weights is not None:
         load_backbone(model, Path(weights))

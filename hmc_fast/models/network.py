@@ -7,6 +7,8 @@
     logits = FC(average pool x4')                          Fatima et al. 2026, Eq. 1 to 19
 
 `match` is a 1x1 convolution to the deeper map's channels, then bilinear interpolation to its size.
+The two commute, and in training the smaller map is convolved, or the convolution is multiplied into
+the attention block's own (models/forms.py).
 """
 
 from collections.abc import Sequence
@@ -25,7 +27,8 @@ class HMCNet(ResNet):
     """ResNet50 with hierarchical (HA1, HA2) and multi-scale cross (CA23, CA34) attention.
 
     num_classes: logits; hierarchical, multiscale: whether the two pairs of blocks exist; reduction,
-    scale, backend: of every block, see SpatialAttention2d; layers: bottleneck blocks of each stage.
+    scale, backend, attention_form: of every block, see SpatialAttention2d; layers: bottleneck
+    blocks of each stage.
     With neither pair it is torchvision's ResNet50: the same parameter names, so that its
     checkpoints load.
     """
@@ -39,10 +42,13 @@ class HMCNet(ResNet):
         reduction: int = 8,
         scale: float | None = None,
         backend: str = "auto",
+        attention_form: str = "auto",
         layers: Sequence[int] = RESNET50_LAYERS,
     ) -> None:
         super().__init__(Bottleneck, list(layers), num_classes=num_classes)
-        block = {"reduction": reduction, "scale": scale, "backend": backend}
+        block = {
+            "reduction": reduction, "scale": scale, "backend": backend, "form": attention_form,
+        }  # fmt: skip
         self.hierarchical, self.multiscale = hierarchical, multiscale
         if hierarchical:
             self.ha1 = SpatialAttention2d(256, **block)  # type: ignore[arg-type]
@@ -64,15 +70,29 @@ class HMCNet(ResNet):
             x2 = self.ha2(x2)
         x3 = self.layer3(x2)  # (B, 1024, H/16, W/16)
         if self.multiscale:
-            x3 = self.ca23(x3, _resize_to(x3, self.match_ca23(x2)))
+            x3 = _cross_scale(self.ca23, self.match_ca23, x3, x2)
         x4 = self.layer4(x3)  # (B, 2048, H/32, W/32)
         if self.multiscale:
-            x4 = self.ca34(x4, _resize_to(x4, self.match_ca34(x3)))
+            x4 = _cross_scale(self.ca34, self.match_ca34, x4, x3)
         return self.fc(self.avgpool(x4).flatten(1))
 
     def attention_blocks(self) -> dict[str, SpatialAttention2d]:
         """The blocks that exist, by name, in the order of the forward pass."""
         return {name: m for name, m in self.named_children() if isinstance(m, SpatialAttention2d)}
+
+    def raw_channels(self) -> dict[str, int]:
+        """Channels of the finer map that each cross-scale block attends to, before `match`."""
+        if not self.multiscale:
+            return {}
+        return {"ca23": self.match_ca23.in_channels, "ca34": self.match_ca34.in_channels}
+
+
+def _cross_scale(block: SpatialAttention2d, match: nn.Conv2d, x: Tensor, finer: Tensor) -> Tensor:
+    """Attention from x to the matched finer map; as written in inference (and for a single image),
+    interpolated before it is matched in training."""
+    if block.form == "reassociated" or (block.form == "auto" and block.training and len(x) > 1):
+        return block(x, _resize_to(x, finer), match)
+    return block(x, _resize_to(x, match(finer)))
 
 
 def _resize_to(target: Tensor, feature_map: Tensor) -> Tensor:

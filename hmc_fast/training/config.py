@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 
-from hmc_fast.attention import BACKENDS, ENVIRONMENT_VARIABLE, check_backend
+from hmc_fast.attention import BACKENDS, ENVIRONMENT_VARIABLE, check_backend, device_problem
 from hmc_fast.errors import InputError
 from hmc_fast.models import VARIANTS
+from hmc_fast.models.forms import FORMS
 
 AUGMENTED = 200_000  # the paper's variants, read per training fold
 CPU_EPOCHS = 5
@@ -100,6 +101,11 @@ class TrainConfig:
         None,
         "attention: factor of the scores, default 1/sqrt(d_qk); 1 for Eq. 5",
         rule=(math.isfinite, "a finite number"),
+    )
+    attention_form: str = setting(
+        "auto",
+        "attention: reassociated keeps less memory, auto takes the cheaper for each block",
+        choices=FORMS,
     )
     weights: str | None = setting(
         None, "ResNet50 checkpoint (.safetensors or .pth) for the backbone"
@@ -212,12 +218,19 @@ def resolve_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def check_environment() -> None:
-    """InputError where HMC_FAST_BACKEND names no backend: better now than in the first step."""
+def check_attention(backend: str, device: torch.device) -> None:
+    """InputError where --backend or HMC_FAST_BACKEND names no backend, or one that cannot run on
+    the device: better now than in the first step."""
     try:
-        check_backend(os.environ.get(ENVIRONMENT_VARIABLE, "auto"), ENVIRONMENT_VARIABLE)
+        from_environment = os.environ.get(ENVIRONMENT_VARIABLE, "auto")
+        check_backend(from_environment, ENVIRONMENT_VARIABLE)
     except ValueError as error:
         raise InputError(str(error)) from error
+    source = f"--backend {backend}" if backend != "auto" else f"{ENVIRONMENT_VARIABLE}=triton"
+    asked = from_environment if backend == "auto" else backend
+    problem = device_problem(device) if asked == "triton" else None
+    if problem:
+        raise InputError(f"{source} cannot run: {problem}")
 
 
 def resolve(config: TrainConfig, device: torch.device) -> tuple[TrainConfig, list[str]]:

@@ -18,7 +18,7 @@ from hmc_fast.models import create_model
 from hmc_fast.progress import say
 from hmc_fast.training.batches import BatchPlan
 from hmc_fast.training.checkpoint import remove_checkpoint
-from hmc_fast.training.config import TrainConfig, check_environment, resolve, resolve_device
+from hmc_fast.training.config import TrainConfig, check_attention, resolve, resolve_device
 from hmc_fast.training.display import FoldDisplay, headline
 from hmc_fast.training.fold import CHECKPOINT, Interrupted, Job, Split, is_done, train_fold
 from hmc_fast.training.results import Run, next_commands, resume_command, write_results
@@ -57,6 +57,7 @@ def build_model(config: TrainConfig) -> nn.Module:
             backend=config.backend,
             weights=config.weights,
             image_size=config.pixels,
+            attention_form=config.attention_form,
         )
     except ValueError as error:
         raise InputError(str(error)) from error
@@ -79,8 +80,8 @@ def train(
     """
     if not quiet:
         say(f"hmc-fast {__version__}: for research, not a medical device")
-    check_environment()
     device = resolve_device(config.device)
+    check_attention(config.backend, device)
     config, notes = resolve(config, device)
     if config.deterministic and device.type == "cuda" and config.variant.startswith("vgg"):
         raise InputError(

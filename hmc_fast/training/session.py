@@ -20,6 +20,7 @@ from hmc_fast.data.preprocessing import Preprocessing
 from hmc_fast.environment import environment, package_version
 from hmc_fast.errors import InputError
 from hmc_fast.files import sha256_file, write_json
+from hmc_fast.models.forms import BlockSizes, FormChoice, choose_form
 from hmc_fast.models.network import STRIDES, HMCNet
 from hmc_fast.progress import say
 from hmc_fast.training.config import TrainConfig
@@ -170,27 +171,38 @@ def say_plan(session: Session, jobs: list[Job], precision: Precision, compiled: 
     choices = [
         f"device {session.device}; amp {precision.amp} ({precision.reason})",
         compiled,
-        *_backends(session, AMP_DTYPES.get(precision.amp, torch.float32)),
+        *_attention(session, AMP_DTYPES.get(precision.amp, torch.float32)),
     ]
     session.notes = [*session.notes, *choices]
     for line in [*choices, f"writing to {session.folder}"]:
         session.say(line)
 
 
-def _backends(session: Session, dtype: torch.dtype) -> list[str]:
-    """Which attention backend each block takes in training, and why."""
+def _attention(session: Session, dtype: torch.dtype) -> list[str]:
+    """Which backend and form each attention block takes in training, and why."""
     if not isinstance(session.model, HMCNet):
         return []
-    blocks: dict[Choice, list[str]] = {}
+    backends: dict[Choice, list[str]] = {}
+    forms: dict[FormChoice, list[str]] = {}
+    raw_channels = session.model.raw_channels()
     for name, block in session.model.attention_blocks().items():
         tokens = (-(-session.config.pixels // STRIDES[name])) ** 2
-        d_qk, d_v = block.query.out_channels, block.value.out_channels
-        shape = Shape(session.config.images_a_step, tokens, tokens, d_qk, d_v)
-        choice = choose_backend(block.backend, session.device, dtype, shape, needs_grad=True)
-        blocks.setdefault(choice, []).append(name)
+        batch, d_qk = session.config.images_a_step, block.query.out_channels
+        sizes = BlockSizes(
+            batch, tokens, tokens, d_qk, block.value.out_channels, raw_channels.get(name, 0)
+        )
+        form = choose_form(block.form, True, sizes)
+        wide = sizes.channels if form.form == "direct" else sizes.raw_channels or sizes.channels
+        shape = Shape(batch, tokens, tokens, d_qk, wide)
+        try:
+            choice = choose_backend(block.backend, session.device, dtype, shape, needs_grad=True)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        backends.setdefault(choice, []).append(name)
+        forms.setdefault(form, []).append(name)
     return [
-        f"attention in {', '.join(names)}: {choice.backend} ({choice.reason})"
-        for choice, names in blocks.items()
+        f"attention in {', '.join(names)}: {choice[0]} ({choice[1]})"
+        for choice, names in [*backends.items(), *forms.items()]
     ]
 
 
