@@ -161,6 +161,9 @@ def tensors(**changes):
         ({"k": (2, 6, 3)}, r"k must be .* \(2, 6, 4\), got \(2, 6, 3\)"),
         ({"v": (3, 6, 32)}, r"v must be .* got \(3, 6, 32\)"),
         ({"x": (2, 5, 31)}, r"x must be .* \(2, 5, 32\), got \(2, 5, 31\)"),
+        ({"x": (2, 5)}, r"x must have 3 dimensions .* \(2, 5\)"),
+        ({"x": (2, 6, 32)}, r"x must be .* \(2, 5, 32\), got \(2, 6, 32\)"),
+        ({"k": (2, 7, 4)}, r"k must be .* \(2, 6, 4\), got \(2, 7, 4\)"),
         ({"k": (2, 0, 4), "v": (2, 0, 32)}, "at least one key"),
         ({"gamma": ()}, r"gamma must have shape \(1,\)"),
     ],
@@ -170,8 +173,45 @@ def test_wrong_shapes_are_named(changes, message):
         spatial_attention(**tensors(**changes))
 
 
+@pytest.mark.parametrize("name", ["k", "v", "x", "gamma"])
+def test_a_tensor_on_another_device_is_named(name):
+    mixed = tensors()
+    mixed[name] = mixed[name].to("meta")
+    with pytest.raises(ValueError, match=f"^{name} must .*on (q's device )?cpu, got .*meta"):
+        spatial_attention(**mixed)
+
+
+@pytest.mark.parametrize("name", ["k", "v", "x"])
+def test_a_tensor_of_another_dtype_is_named(name):
+    mixed = tensors()
+    mixed[name] = mixed[name].half()
+    with pytest.raises(ValueError, match=f"{name} must be .*torch.float32, got torch.float16"):
+        spatial_attention(**mixed)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"q": (2, 5, 257), "k": (2, 6, 257)}, "q must have at most 256 channels, got 257"),
+        ({"v": (2, 6, 2049), "x": (2, 5, 2049)}, "v must have at most 2048 channels, got 2049"),
+    ],
+)
+def test_widths_beyond_the_kernels_are_refused_by_triton_and_taken_by_auto(
+    monkeypatch, changes, message
+):
+    monkeypatch.setattr("hmc_fast.attention.device_problem", lambda device: None)
+    wide = tensors(**changes)
+    with pytest.raises(ValueError, match=f"backend triton cannot run: {message}"):
+        spatial_attention(**wide, backend="triton")
+    assert spatial_attention(**wide).shape == wide["x"].shape
+
+
 def test_wrong_dtypes_scales_and_backends_are_named():
     good = tensors()
+    with pytest.raises(ValueError, match="q must be a float tensor"):
+        spatial_attention(**{n: t.int() if n == "q" else t for n, t in good.items()})
+    with pytest.raises(ValueError, match="scale must be a finite number"):
+        spatial_attention(**good, scale=float("inf"))
     with pytest.raises(ValueError, match=r"v must be a float tensor of q's dtype torch.float32"):
         spatial_attention(**good | {"v": good["v"].double()})
     with pytest.raises(ValueError, match="gamma must be"):
@@ -194,6 +234,55 @@ def test_environment_variable_overrides_auto_but_not_the_argument(monkeypatch):
     monkeypatch.setenv("HMC_FAST_BACKEND", "fastest")
     with pytest.raises(ValueError, match="HMC_FAST_BACKEND must be one of"):
         choose(49)
+
+
+CUDA = torch.device("cuda", 0)
+HA1, TOO_WIDE = Shape(8, 3136, 3136, 32, 256), Shape(8, 3136, 3136, 32, 4096)
+
+
+def test_auto_takes_the_fused_kernels_on_a_gpu_that_can_run_them(monkeypatch):
+    monkeypatch.delenv("HMC_FAST_BACKEND", raising=False)
+    monkeypatch.setattr(attention, "device_problem", lambda device: None)
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        for needs_grad in (False, True):
+            assert choose_backend("auto", CUDA, dtype, HA1, needs_grad).backend == "triton"
+    chosen = choose_backend("auto", CUDA, torch.float64, HA1, False)
+    assert chosen.backend == "sdpa"
+    assert "not float64" in chosen.reason
+    chosen = choose_backend("auto", CUDA, torch.float16, TOO_WIDE, False)
+    assert chosen.backend == "sdpa"
+    assert "at most 2048 channels, got 4096" in chosen.reason
+
+
+def test_auto_says_why_an_older_gpu_takes_plain_products(monkeypatch):
+    monkeypatch.delenv("HMC_FAST_BACKEND", raising=False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    small = Shape(1, 49, 49, 256, 2048)
+    chosen = choose_backend("auto", CUDA, torch.float16, small, True)
+    assert chosen.backend == "reference"
+    assert "needs compute capability 8.0, this GPU has 7.5" in chosen.reason
+    with pytest.raises(ValueError, match="backend triton cannot run: it needs compute capability"):
+        choose_backend("triton", CUDA, torch.float16, small, True)
+
+
+def test_triton_is_refused_where_it_is_not_installed(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="triton is not installed"):
+        choose_backend("triton", CUDA, torch.float16, HA1, True)
+
+
+def test_a_cpu_never_interprets_unasked(monkeypatch):
+    monkeypatch.delenv("HMC_FAST_BACKEND", raising=False)
+    for shape in (HA1, Shape(1, 49, 49, 256, 2048)):
+        chosen = choose_backend("auto", torch.device("cpu"), torch.float32, shape, True)
+        assert chosen.backend != "triton"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="nothing is interpreted beside a GPU")
+def test_bfloat16_is_refused_by_the_interpreter():
+    good = {name: tensor.bfloat16() for name, tensor in tensors().items()}
+    with pytest.raises(ValueError, match="interpreter computes bfloat16 products wrongly"):
+        spatial_attention(**good, backend="triton")
 
 
 def test_the_reason_is_logged_once(monkeypatch, caplog):
