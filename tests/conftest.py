@@ -7,10 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import platformdirs
 import pytest
 import torch
-from filelock import FileLock
 
 if not torch.cuda.is_available():  # before anything imports a kernel: interpret them
     os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -37,6 +35,9 @@ def mias_dir() -> Path:
 
 def unpacked(packed: Path) -> Path:
     """The PGM files in a cache folder, every one checked by its published sum."""
+    import platformdirs  # not there on every GPU machine, whose tests need no images
+    from filelock import FileLock
+
     cache = platformdirs.user_cache_path("hmc_fast", ensure_exists=True)
     target = cache / "mias"
     with FileLock(cache / "mias.lock"):

@@ -80,6 +80,46 @@ def test_backends_agree_in_float64(variant, size):
         assert difference <= 1e-10 * max(1, results["reference"][name].abs().max()), (backend, name)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="interprets the kernels on a CPU")
+@pytest.mark.parametrize(
+    ("size", "form"),
+    [
+        pytest.param((64, 64), "direct", id="short keys"),
+        pytest.param((72, 80), "direct", id="streamed keys in HA1", marks=pytest.mark.slow),
+        pytest.param((72, 80), "reassociated", id="reassociated", marks=pytest.mark.slow),
+    ],
+)
+def test_a_training_step_with_the_fused_kernels_matches_the_reference(size, form):
+    """Loss and every gradient: at most twice the error of float32 without the kernels and the
+    rounding of what is compared, each measured from float64. SiLU stands in for ReLU, whose kinks
+    an activation near zero passes by chance, whatever computes it."""
+    torch.manual_seed(0)
+    state = with_random_gamma(create_model("hmc")).state_dict()
+    images = torch.randn(2, 3, *size)
+
+    def step(backend, dtype):
+        model = create_model("hmc", attention_form=form, backend=backend)
+        model.load_state_dict(state)
+        for module in [m for m in model.modules() if hasattr(m, "relu")]:
+            module.relu = torch.nn.SiLU()
+        return step_results(model.to(dtype), images.to(dtype))
+
+    truth, fused = step("reference", torch.float64), step("triton", torch.float32)
+    plain = [step(backend, torch.float32) for backend in BACKENDS]
+    for name, expected in truth.items():
+        error = max((result[name] - expected).norm() for result in plain)
+        rounding = torch.finfo(torch.float32).eps * expected.norm()
+        assert (fused[name] - expected).norm() <= 2 * (error + rounding), name
+
+
+def step_results(model, images):
+    """The loss and every gradient in float64; the gradients of the four gammas, single numbers, as
+    one vector."""
+    found = logits_and_gradients(model.train(), images)
+    gammas = [found.pop(name) for name in list(found) if name.endswith("gamma")]
+    return {n: t.double() for n, t in (found | {"gammas": torch.cat(gammas)}).items()}
+
+
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if v != "vit_b_16"])
 @pytest.mark.parametrize("size", [(64, 64), (65, 97), (131, 64)], ids=str)
 def test_any_size_gives_logits(variant, size):
