@@ -176,16 +176,26 @@ def device_problem(device: torch.device) -> str | None:
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed (pip install triton)"
     if device.type == "cpu":
-        from triton import knobs
-
-        if knobs.runtime.interpret:
-            return None
-        return "it needs an NVIDIA GPU; set TRITON_INTERPRET=1 to interpret it on a CPU, slowly"
+        return _interpreter_problem()
     if device.type != "cuda" or torch.version.hip:
         return f"it needs an NVIDIA GPU, not {'ROCm' if torch.version.hip else device.type}"
     major, minor = torch.cuda.get_device_capability(device)
     if major < 8:
         return f"it needs compute capability 8.0, this GPU has {major}.{minor}"
+    return None
+
+
+def _interpreter_problem() -> str | None:
+    import numpy
+    import triton
+
+    if not triton.knobs.runtime.interpret:
+        return "it needs an NVIDIA GPU; set TRITON_INTERPRET=1 to interpret it on a CPU, slowly"
+    if (
+        triton.__version__.startswith("3.6.")
+        and numpy.lib.NumpyVersion(numpy.__version__) >= "2.4.0"
+    ):
+        return "the interpreter of Triton 3.6 needs an older numpy (pip install 'numpy<2.4')"
     return None
 
 
