@@ -236,10 +236,11 @@ def _backward_scores(sizes: Sizes, d_qk: int, d_v: int, item: int, target: Targe
         yield Tile(64, 128, d_v, 8, 2)
     if target.architecture in WARPGROUP and d_qk <= 128:
         yield Tile(64, 64, min(d_v, 128), 8, 2)
+    rows = max(32, d_qk)  # as wide as dQ's tile, or every product is laid out along one axis
     if d_v <= 256 and d_qk <= 64:
-        yield Tile(32, 64, d_v, 4, 2)
+        yield Tile(rows, 64, d_v, 4, 2)
     if d_qk <= 64:
-        yield Tile(32, 64, min(d_v, 128), 8, 2)
+        yield Tile(rows, 64, min(d_v, 128 if d_qk <= 32 else 64), 4, 2)
     yield Tile(32, 32, min(d_v, 64), 4, 1)
     yield Tile(16, 32, min(d_v, 32), 4, 1)
 
