@@ -602,7 +602,7 @@ def choose_runs(batch: int, key_blocks: int, processors: int, most: int) -> tupl
 
     One program at a time on a processor: the fewest runs, and so partials, that come within a tenth
     of the shortest time. No more than `most` partials may exist; where that costs more than another
-    pass for dQ would (half the time), there are none.
+    pass for dQ would (four fifths of the time), there are none.
     """
 
     def rounds(runs: int) -> int:
@@ -612,7 +612,7 @@ def choose_runs(batch: int, key_blocks: int, processors: int, most: int) -> tupl
     best = min(rounds(runs) for runs in candidates)
     affordable = [runs for runs in candidates if runs <= most]
     shortest = min((rounds(runs) for runs in affordable), default=0)
-    if not affordable or shortest > 1.5 * best:
+    if not affordable or shortest > 1.8 * best:
         return "none", next(runs for runs in candidates if rounds(runs) <= 1.1 * best)
     return "partials", next(runs for runs in affordable if rounds(runs) <= 1.1 * shortest)
 

@@ -164,7 +164,7 @@ def write_rows(
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["batch"])  # as the constant 1 it would change the order of the loop
 def forward_stream(
     q_ptr, k_ptr, v_ptr,  # (B, Nq, Dk), (B, Nk, Dk), (B, Nk, Dv)
     x_ptr, gamma_ptr, out_ptr, attended_ptr, lse_ptr,  # (B, Nq, Dv), (1), 2 x (B, Nq, Dv), (B, Nq)
@@ -463,9 +463,9 @@ def _epilogue(
 
 
 def _stream_tile(sizes: Sizes, dtype: torch.dtype, target: Target) -> Tile:
-    """The large tile where its programs fill the GPU, else a smaller one with split keys."""
+    """The large tile where its programs fill most of the GPU, else one for split keys."""
     tile = tile_for("forward_stream", sizes, dtype, target)
-    if _stream_programs(sizes, tile) >= target.processors:
+    if _stream_programs(sizes, tile) >= 0.75 * target.processors:
         return tile
     return tile_for("forward_stream_few", sizes, dtype, target)
 
@@ -531,8 +531,9 @@ def _stream(
 
 
 def tail_rows(tokens_q: int, block_m: int, target: Target) -> int:
-    """Rows of the tile for what the whole blocks leave over, 0 for another whole block: a tile of
-    half the rows saves time on Hopper alone, elsewhere its layout costs what it saves."""
+    """Rows of the tile for what the whole blocks leave over, 0 for another whole block. With
+    mma.sync a tile of half the rows would be laid out along the columns, which costs what it saves.
+    """
     rest = tokens_q % block_m
     tail = power_of_two(rest) if rest else 0
     most = block_m // 2 if target.architecture in WARPGROUP else block_m // 4

@@ -156,6 +156,10 @@ def rule(kernel: str, sizes: Sizes, dtype: torch.dtype, target: Target) -> Tile:
     """The first candidate whose estimated shared memory the GPU has."""
     d_qk, d_v = power_of_two(sizes.d_qk), power_of_two(sizes.d_v)
     candidates = list(_CANDIDATES[kernel](sizes, d_qk, d_v, dtype.itemsize, target))
+    if dtype.itemsize == 2 and (sizes.d_qk < d_qk or sizes.d_v % candidates[0].block_dv):
+        columns = min(d_v, 64)
+        small = [t._replace(block_dv=columns) for k, t in _MASKED_COLUMNS if k == kernel]
+        candidates = small + candidates
     for tile in candidates:
         if shared_memory(kernel, tile, d_qk, d_v, sizes, dtype) <= target.limit:
             return tile
@@ -170,7 +174,8 @@ def shared_memory(
     rows, keys, columns, _, stages, *_ = tile
     item = dtype.itemsize
     if kernel.startswith("forward_stream"):
-        return item * (rows * d_qk + rows * keys + stages * keys * (d_qk + columns))
+        parts = 4 * rows * columns if tile.share > 1 else 0  # of split keys, on their way out
+        return max(item * (rows * (d_qk + keys) + stages * keys * (d_qk + columns)), parts)
     if kernel == "forward_short":
         keys = power_of_two(sizes.tokens_k)
         return item * max((rows + keys) * d_qk, rows * keys + stages * keys * columns) + 8192
@@ -209,6 +214,8 @@ def _forward_stream(sizes: Sizes, d_qk: int, d_v: int, item: int, target: Target
 def _forward_stream_few(sizes: Sizes, d_qk: int, d_v: int, item: int, target: Target) -> Candidates:
     if item == 4:
         yield Tile(64, 32, min(d_v, 64), 8, 2, share=8)
+    elif target.architecture == 90 and d_v <= 256 and d_qk <= 64:
+        yield Tile(128, 64, d_v, 8, 2, rotated=True, share=8)
     elif target.architecture in WARPGROUP:
         yield Tile(64, 64, min(d_v, 128), 4, 2, share=8)
     else:
@@ -234,6 +241,8 @@ def _backward_scores(sizes: Sizes, d_qk: int, d_v: int, item: int, target: Targe
         return
     if target.architecture == 90 and d_v <= 256 and d_qk <= 64:
         yield Tile(64, 128, d_v, 8, 2)
+    if target.architecture in WARPGROUP and d_qk <= 64:
+        yield Tile(64, 128, min(d_v, 128), 8, 1)
     if target.architecture in WARPGROUP and d_qk <= 128:
         yield Tile(64, 64, min(d_v, 128), 8, 2)
     rows = max(32, d_qk)  # as wide as dQ's tile, or every product is laid out along one axis
@@ -241,7 +250,7 @@ def _backward_scores(sizes: Sizes, d_qk: int, d_v: int, item: int, target: Targe
         yield Tile(rows, 64, d_v, 4, 2)
     if d_qk <= 64:
         yield Tile(rows, 64, min(d_v, 128 if d_qk <= 32 else 64), 4, 2)
-    yield Tile(32, 32, min(d_v, 64), 4, 1)
+    yield Tile(32, 32, min(d_v, 64), 8, 2)
     yield Tile(16, 32, min(d_v, 32), 4, 1)
 
 
@@ -283,6 +292,14 @@ def _backward_short(sizes: Sizes, d_qk: int, d_v: int, item: int, target: Target
     yield Tile(16, keys, 16, warps, 1)
 
 
+# Columns that a tile does not divide are masked, and masks take registers.
+_MASKED_COLUMNS = (
+    ("forward_stream", Tile(64, 64, 64, 4, 2)),
+    ("forward_stream_few", Tile(64, 64, 64, 4, 2, share=8)),
+    ("backward_scores", Tile(32, 32, 64, 8, 2)),
+    ("backward_queries", Tile(32, 32, 64, 4, 2)),
+    ("backward_values", Tile(64, 64, 64, 4, 2)),
+)
 _CANDIDATES: dict[str, Callable[[Sizes, int, int, int, Target], Candidates]] = {
     "forward_stream": _forward_stream,
     "forward_stream_few": _forward_stream_few,
