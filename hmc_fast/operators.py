@@ -54,11 +54,9 @@ class _SpatialAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, dout):  # type: ignore[no-untyped-def]
-        gamma = ctx.saved_tensors[3]
-        dq, dk, dv, dgamma = _operators.spatial_attention_backward(
-            dout, *ctx.saved_tensors, ctx.scale
-        )
-        has_gamma = gamma is not None
+        saved = ctx.saved_tensors  # once: checkpointing gives them out only once
+        dq, dk, dv, dgamma = _operators.spatial_attention_backward(dout, *saved, ctx.scale)
+        has_gamma = saved[3] is not None
         return dq, dk, dv, dout if has_gamma else None, dgamma if has_gamma else None, None
 
 
@@ -73,11 +71,9 @@ class _ChunkedAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, dout):  # type: ignore[no-untyped-def]
-        gamma = ctx.saved_tensors[3]
-        dq, dk, dv, dgamma = _operators.chunked_attention_backward(
-            dout, *ctx.saved_tensors, ctx.scale
-        )
-        has_gamma = gamma is not None
+        saved = ctx.saved_tensors
+        dq, dk, dv, dgamma = _operators.chunked_attention_backward(dout, *saved, ctx.scale)
+        has_gamma = saved[3] is not None
         return dq, dk, dv, dout if has_gamma else None, dgamma if has_gamma else None, None
 
 

@@ -138,7 +138,8 @@ def backward_values(
     q_base = q_ptr + sample * q_batch_stride
     k_base = k_ptr + sample * k_batch_stride
     dout_base = dout_ptr + sample * dout_batch_stride
-    lse_base = lse_log2_ptr + sample * padded + tl.arange(0, BLOCK_M)
+    row_of_tile = tl.arange(0, BLOCK_M)
+    lse_base = lse_log2_ptr + sample * padded + row_of_tile
     k_tile = load_tile(k_base, first_key, tokens_k, k_stride, 0, D_QK, BLOCK_N, BLOCK_DK, True)
     dv = tl.zeros([BLOCK_N, BLOCK_DV], tl.float32)
     whole_end = tokens_q // BLOCK_M * BLOCK_M
@@ -147,7 +148,8 @@ def backward_values(
             q_base, 0, tokens_q, q_stride, k_tile, k_base, first_key, tokens_k, k_stride,
             D_QK, BLOCK_DK, BLOCK_M, BLOCK_N, True, NEGATIVE_SCALE, PRECISION,
         )  # fmt: skip
-        probabilities = tl.math.exp2(scores * scale_log2 - tl.load(lse_base)[None, :]).to(dtype)
+        probabilities = tl.math.exp2(scores * scale_log2 - tl.load(lse_base)[None, :])
+        probabilities = tl.where(row_of_tile[None, :] < tokens_q, probabilities, 0.0).to(dtype)
         for row in tl.range(BLOCK_M, whole_end, BLOCK_M):
             scores = transposed_scores(
                 q_base, row, tokens_q, q_stride, k_tile, k_base, first_key, tokens_k, k_stride,
@@ -185,7 +187,9 @@ def backward_values(
             D_QK, BLOCK_DK, BLOCK_M, BLOCK_N, True, NEGATIVE_SCALE, PRECISION,
         )  # fmt: skip
         lse_log2 = tl.load(lse_base + rest)
-        probabilities = tl.math.exp2(scores * scale_log2 - lse_log2[None, :]).to(dtype)
+        probabilities = tl.math.exp2(scores * scale_log2 - lse_log2[None, :])
+        rows_exist = rest + row_of_tile < tokens_q  # zeros, but zero times an infinite key is NaN
+        probabilities = tl.where(rows_exist[None, :], probabilities, 0.0).to(dtype)
         dout = load_tile(
             dout_base, rest, tokens_q, dout_stride, first_column, D_V, BLOCK_M, BLOCK_DV, True
         )
@@ -284,6 +288,9 @@ def backward_scores(
             probabilities = tl.math.exp2(scores * scale_log2 - lse_log2[None, :])
             if MASK_KEYS:  # their score 0 may be far above lse; infinity times k = 0 would be NaN
                 probabilities = tl.where(exists[:, None], probabilities, 0.0)
+            if MASK_ROWS:  # zeros, but zero times an infinite key is NaN
+                rows_exist = row + tl.arange(0, BLOCK_M) < tokens_q
+                probabilities = tl.where(rows_exist[None, :], probabilities, 0.0)
             dprobabilities = transposed_dprobabilities(
                 v_tile, v_base, key, tokens_k, v_stride, dout_base, row, tokens_q, dout_stride,
                 D_V, BLOCK_M, BLOCK_N, BLOCK_DV, MASK_ROWS, PRECISION,
@@ -405,6 +412,8 @@ def backward_short(
     scores *= scale_log2
     weights = tl.math.exp2(scores - tl.max(scores, 1)[:, None])
     probabilities = weights / tl.sum(weights, 1)[:, None]  # [BLOCK_M, BLOCK_N]
+    rows_exist = first_row + tl.arange(0, BLOCK_M) < tokens_q
+    probabilities = tl.where(rows_exist[:, None], probabilities, 0.0)
     dprobabilities = row_products(
         dout_ptr + sample * dout_batch_stride, first_row, tokens_q, dout_stride,
         v_ptr + sample * v_batch_stride, 0, tokens_k, v_stride,
