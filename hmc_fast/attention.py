@@ -234,6 +234,8 @@ def _check_queries_keys_values(q: Tensor, k: Tensor, v: Tensor) -> None:
     _check_shape("v", v, (q.shape[0], tokens_k, d_v), "q's B")
     if not (tokens_k and q.shape[2]):
         raise ValueError(f"k must hold at least one key of one channel, got shape {tuple(k.shape)}")
+    if not d_v:
+        raise ValueError(f"v must have at least one channel, got shape {tuple(v.shape)}")
 
 
 def _check_residual(q: Tensor, v: Tensor, x: Tensor, gamma: Tensor) -> None:

@@ -451,7 +451,7 @@ class Gradients(NamedTuple):
 
 
 class Planned(NamedTuple):
-    """The launches of one backward pass, not started, and the tensors they fill."""
+    """The launches of one backward pass, not started, and tensors of the gradients' shapes."""
 
     launches: list[Launch]
     gradients: Gradients
@@ -515,7 +515,8 @@ def backward_launches(
     atomics: bool = False,
     precision: str = "ieee",
 ) -> Planned:
-    """The launches of `attention_backward` on `target`."""
+    """The launches of `attention_backward` on `target`, to be compiled: sums and products of torch's
+    between them have run already, so the gradients are of no use."""
     launches: list[Launch] = []
     gradients = _backward(
         dout, q, k, v, gamma, attended, lse, scale, atomics, precision, target, tiles or {},

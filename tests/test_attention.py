@@ -165,6 +165,7 @@ def tensors(**changes):
         ({"x": (2, 6, 32)}, r"x must be .* \(2, 5, 32\), got \(2, 6, 32\)"),
         ({"k": (2, 7, 4)}, r"k must be .* \(2, 6, 4\), got \(2, 7, 4\)"),
         ({"k": (2, 0, 4), "v": (2, 0, 32)}, "at least one key"),
+        ({"v": (2, 6, 0), "x": (2, 5, 0)}, r"v must have at least one channel, got shape"),
         ({"gamma": ()}, r"gamma must have shape \(1,\)"),
     ],
 )
