@@ -515,8 +515,8 @@ def backward_launches(
     atomics: bool = False,
     precision: str = "ieee",
 ) -> Planned:
-    """The launches of `attention_backward` on `target`, to be compiled: sums and products of torch's
-    between them have run already, so the gradients are of no use."""
+    """The launches of `attention_backward` on `target`, to be compiled: torch's own sums and
+    products between them have run already, so the gradients are of no use."""
     launches: list[Launch] = []
     gradients = _backward(
         dout, q, k, v, gamma, attended, lse, scale, atomics, precision, target, tiles or {},
