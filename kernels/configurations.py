@@ -128,7 +128,8 @@ def tile_for(kernel: str, sizes: Sizes, dtype: torch.dtype, target: Target) -> T
     for name in (dtype, torch.bfloat16) if dtype.itemsize == 2 else (dtype,):
         key = (kernel, d_qk, d_v, str(name).removeprefix("torch."), target.architecture)
         tile = _table().get(key)
-        if tile and shared_memory(kernel, tile, d_qk, d_v, sizes, dtype) <= target.limit:
+        fits = tile and shared_memory(kernel, tile, d_qk, d_v, sizes, dtype) <= target.limit
+        if tile and fits and not _masks_columns(tile, sizes):
             return tile
     return rule(kernel, sizes, dtype, target)
 
@@ -156,7 +157,7 @@ def rule(kernel: str, sizes: Sizes, dtype: torch.dtype, target: Target) -> Tile:
     """The first candidate whose estimated shared memory the GPU has."""
     d_qk, d_v = power_of_two(sizes.d_qk), power_of_two(sizes.d_v)
     candidates = list(_CANDIDATES[kernel](sizes, d_qk, d_v, dtype.itemsize, target))
-    if dtype.itemsize == 2 and (sizes.d_qk < d_qk or sizes.d_v % candidates[0].block_dv):
+    if dtype.itemsize == 2 and _masks_columns(candidates[0], sizes):
         columns = min(d_v, 64)
         small = [t._replace(block_dv=columns) for k, t in _MASKED_COLUMNS if k == kernel]
         candidates = small + candidates
@@ -164,6 +165,10 @@ def rule(kernel: str, sizes: Sizes, dtype: torch.dtype, target: Target) -> Tile:
         if shared_memory(kernel, tile, d_qk, d_v, sizes, dtype) <= target.limit:
             return tile
     return candidates[-1]
+
+
+def _masks_columns(tile: Tile, sizes: Sizes) -> bool:
+    return sizes.d_qk < power_of_two(sizes.d_qk) or sizes.d_v % tile.block_dv != 0
 
 
 def shared_memory(
@@ -225,17 +230,21 @@ def _forward_stream_few(sizes: Sizes, d_qk: int, d_v: int, item: int, target: Ta
 
 def _forward_short(sizes: Sizes, d_qk: int, d_v: int, item: int, target: Target) -> Candidates:
     keys = power_of_two(sizes.tokens_k)
+    if item == 4:
+        yield Tile(16, keys, min(d_v, 32), 8, 1, share=4)
+        return
     warps = 8 if keys > 128 else 4
-    for rows, columns, stages in ((64, 64, 2), (32, 64, 2), (32, 32, 1), (16, 32, 1), (16, 16, 1)):
-        if item == 2 or rows <= 32:
-            yield Tile(rows, keys, min(d_v, columns), warps, stages, share=4)
+    if target.architecture in WARPGROUP or keys <= 64:
+        yield Tile(64, keys, min(d_v, 64), warps, 2, share=4)
+    for rows, columns, stages in ((32, 64, 2), (32, 32, 1), (16, 32, 1), (16, 16, 1)):
+        yield Tile(rows, keys, min(d_v, columns), warps, stages, share=4)
 
 
 def _backward_scores(sizes: Sizes, d_qk: int, d_v: int, item: int, target: Target) -> Candidates:
     if item == 4:
-        if d_qk <= 64:
+        if d_qk <= 32:
             yield Tile(32, 32, min(d_v, 64), 4, 1)
-        if d_qk <= 128:
+        if d_qk <= (64 if target.architecture == 100 else 128):
             yield Tile(16, 32, min(d_v, 32), 8, 1)
         yield Tile(16, 16, min(d_v, 32), 8, 1)
         return
@@ -262,7 +271,7 @@ def _backward_queries(sizes: Sizes, d_qk: int, d_v: int, item: int, target: Targ
         return
     if target.architecture in WARPGROUP and d_v <= 256 and d_qk <= 64:
         yield Tile(128, 64, d_v, 8, 2)
-    yield Tile(64, 64, min(d_v, 128), 4, 2)
+    yield Tile(64, 64, min(d_v, 128 if target.architecture in WARPGROUP else 64), 4, 2)
     yield Tile(64, 32, min(d_v, 64), 4, 2)
     yield Tile(32, 32, min(d_v, 64), 4, 1)
 

@@ -1,0 +1,132 @@
+"""Which launches are compiled without a GPU: the network's blocks and unusual shapes, in every
+dtype and for every architecture."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+
+from cross_compile import Compilation, specialise
+from hmc_fast.kernels.attention_backward import backward_launches
+from hmc_fast.kernels.attention_forward import forward_launches
+from hmc_fast.kernels.configurations import Target
+from time_model import CARDS
+
+DTYPES = ("bfloat16", "float16", "float32")
+NETWORK = ((3136, 32, 256), (784, 64, 512), (196, 128, 1024), (49, 256, 2048))
+REASSOCIATED = ((196, 128, 512), (49, 256, 1024))
+LONG = ((65536, 32, 256), (65536, 64, 512))  # too long for partials of dq: another kernel
+LONG_FLOAT32 = ((65536, 128, 512), (65536, 128, 1024))  # float32 has rows for these, too
+UNUSUAL = (  # no row of the table: the rule chooses their tiles
+    (1025, 64, 64), (300, 8, 8), (577, 256, 2048), (1000, 24, 200), (4096, 128, 128),
+    (257, 16, 1024), (2000, 40, 320),
+)  # fmt: skip
+UNUSUAL_ON = ((86, 90), ("bfloat16", "float32"))
+
+
+class Case(NamedTuple):
+    """A call of the operator. residual: with gamma and x. mode: forward keeps what backward takes,
+    inference does not."""
+
+    batch: int
+    tokens: int
+    d_qk: int
+    d_v: int
+    residual: bool
+    mode: str
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.tokens, self.d_qk, self.d_v
+
+
+class Row(NamedTuple):
+    """One launch of a case on an architecture."""
+
+    case: Case
+    dtype: str
+    architecture: int
+    launch: Any
+    compilation: Compilation
+
+    @property
+    def kernel(self) -> str:
+        return self.compilation.kernel
+
+    @property
+    def tile(self) -> str:
+        """128x64x256 8w2s rotated: rows, keys, value columns, warps, stages, what is special."""
+        a = self.launch.arguments
+        sizes = [str(a[name]) for name in ("BLOCK_M", "BLOCK_N", "BLOCK_DV", "BLOCK") if name in a]
+        marks = ["rotated"] * a.get("ROTATED", False)
+        marks += [f"{what} {a[name]}" for name, what in MARKS.items() if a.get(name, 0) > 1]
+        options = f"{self.launch.num_warps}w{self.launch.num_stages}s"
+        return " ".join(["x".join(sizes), options, *marks])
+
+    @property
+    def name(self) -> tuple[str, ...]:
+        """What identifies it, in the order of NAME."""
+        return (self.kernel, *map(str, self.case), self.dtype, str(self.architecture))
+
+
+NAME = ("kernel", *Case._fields, "dtype", "architecture")
+MARKS = {"TAIL_M": "tail", "SPLITS": "splits", "GROUP": "group"}
+
+
+def cases() -> Iterator[Case]:
+    """The network's blocks in training and inference, long backward passes, unusual shapes."""
+    blocks = [(shape, True) for shape in (*NETWORK, *REASSOCIATED)]
+    blocks += [(shape, False) for shape in REASSOCIATED]
+    for shape, residual in blocks:
+        for batch, modes in ((32, ("forward", "backward")), (1, ("inference", "backward"))):
+            for mode in modes:
+                yield Case(batch, *shape, residual, mode)
+    for shape in (*LONG, *LONG_FLOAT32):
+        yield Case(2, *shape, True, "backward")
+    for shape in UNUSUAL:
+        for mode in ("forward", "backward"):
+            yield Case(2, *shape, True, mode)
+
+
+def applies(case: Case, dtype: str, architecture: int) -> bool:
+    """Whether a case is compiled; all but these are, everywhere."""
+    if case.shape in UNUSUAL:
+        return architecture in UNUSUAL_ON[0] and dtype in UNUSUAL_ON[1]
+    return dtype == "float32" or case.shape not in LONG_FLOAT32
+
+
+def launches(case: Case, dtype: torch.dtype, target: Target) -> list[Any]:
+    """What the operator would start."""
+
+    def make(width: int) -> torch.Tensor:
+        return torch.empty((case.batch, case.tokens, width), dtype=dtype, device="meta")
+
+    q, k, v = make(case.d_qk), make(case.d_qk), make(case.d_v)
+    x = make(case.d_v) if case.residual else None
+    gamma = torch.empty(1, device="meta") if case.residual else None
+    keep = case.mode != "inference"
+    forward, outputs = forward_launches(q, k, v, x, gamma, 0.1, keep=keep, target=target)
+    if case.mode != "backward":
+        return forward
+    attended = outputs.attended if outputs.attended.numel() else outputs.out
+    return backward_launches(
+        make(case.d_v), q, k, v, gamma, attended, outputs.lse, 0.1, target=target
+    ).launches
+
+
+def rows_of(
+    architectures: Iterable[int], dtypes: Iterable[str], chosen: Iterable[Case]
+) -> Iterator[Row]:
+    """Every launch of the cases."""
+    for case in chosen:
+        for dtype in dtypes:
+            for architecture in architectures:
+                if applies(case, dtype, architecture):
+                    yield from rows_on(case, dtype, architecture)
+
+
+def rows_on(case: Case, dtype: str, architecture: int) -> Iterator[Row]:
+    """The launches of one case on one architecture."""
+    target = Target(architecture, CARDS[architecture].processors)
+    for launch in launches(case, getattr(torch, dtype), target):
+        yield Row(case, dtype, architecture, launch, specialise(launch, architecture))
