@@ -10,7 +10,7 @@ product of the warp group, and those after its last instruction; a time from a M
 
 Rules: shared memory that the GPU has; no product of 64 rows or more laid out as [1, warps] (its
 softmax would go through shared memory); no spills in the inner loop; on sm_90 HGMMA, and not one
-wait for each. Spills at unusual shapes, which no row of the table serves, are a warning, as are more
+wait for each. Warnings are spills at unusual shapes, which no row of the table serves, and more
 registers or spills, or less overlap, than bench/golden/ holds for this version of Triton.
 """
 
