@@ -295,7 +295,7 @@ def _backward_short(sizes: Sizes, d_qk: int, d_v: int, item: int, target: Target
         yield Tile(16, keys, min(d_v, 32), 8, 1)
         return
     warps = 8 if keys > 64 else 4
-    rows = 64 if keys <= 64 and target.architecture in WARPGROUP else 32
+    rows = 64 if keys <= 64 and target.architecture == 90 else 32
     for columns, stages in ((64, 2), (32, 2), (32, 1), (16, 1)):
         yield Tile(rows, keys, min(d_v, columns), warps, stages)
     yield Tile(16, keys, 16, warps, 1)
