@@ -136,7 +136,7 @@ def test_a_device_that_is_not_there(check_refused, data, monkeypatch, device):
 
 def test_an_unknown_backend_in_the_environment(check_refused, data, monkeypatch):
     monkeypatch.setenv("HMC_FAST_BACKEND", "flash")
-    sentence = "HMC_FAST_BACKEND must be one of auto, reference, chunked, sdpa, got 'flash'"
+    sentence = "HMC_FAST_BACKEND must be one of auto, reference, chunked, sdpa, triton, got 'flash'"
     check_refused(["--data", data, *flags(out="run")], sentence)
 
 
