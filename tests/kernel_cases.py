@@ -24,6 +24,7 @@ from tolerances import Problem, assert_allowed
 
 triton = pytest.importorskip("triton")
 
+from hmc_fast.attention import device_problem  # noqa: E402
 from hmc_fast.kernels import (  # noqa: E402
     attention_backward,
     attention_forward,
@@ -33,6 +34,8 @@ from hmc_fast.kernels import (  # noqa: E402
 from hmc_fast.kernels.configurations import Target, Tile, target_of  # noqa: E402
 
 INTERPRETED = triton.knobs.runtime.interpret
+if INTERPRETED and (problem := device_problem(torch.device("cpu"))):
+    pytest.skip(f"nothing can be interpreted: {problem}", allow_module_level=True)
 DTYPES = [torch.float32, torch.float16] + ([] if INTERPRETED else [torch.bfloat16])
 network_shapes = pytest.mark.parametrize(  # of which the interpreter needs seconds each
     ("name", "dtype"),
