@@ -1,9 +1,9 @@
 """How fast is the attention at the network's shapes, beside every peer and the machine?
 
-    python bench/attention.py    on a GPU: every peer and ours, correctness first, about four
-                                 minutes; writes bench/results/attention-<gpu>.csv and prints the
-                                 design's targets beside the results (attention_gpu.py says what
-                                 the rows mean)
+    python bench/attention.py    on a GPU: every peer and ours, correctness first (--quick leaves out
+                                 some peers that take long to compile); writes
+                                 bench/results/attention-<gpu>.csv and prints the design's targets
+                                 beside the results (attention_gpu.py says what the rows mean)
                                  on a CPU: every backend, writes bench/results/attention-cpu.csv
     pytest --benchmark           on a CPU: the pairs that matter, timed in turn
 
@@ -197,7 +197,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--device", choices=("cpu", "cuda"), help="the GPU where there is one")
     add("--rounds", type=int, default=11, help="bursts or calls of each side")
     add("--out", type=Path, default=RESULTS, help="folder of the result files")
-    add("--full", action="store_true", help="on a GPU: compiled peers at every batch size too")
+    add("--quick", dest="full", action="store_false", help="on a GPU: fewer compiled peers")
     add("--prepare", action="store_true", help="on a GPU: compile and compare, time nothing")
     add("--targets", action="store_true", help="on a GPU: only the table from the result file")
     add("--patience", type=float, default=120, help="seconds until a silent worker is stopped")

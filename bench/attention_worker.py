@@ -26,7 +26,7 @@ def supervise(group: str, rounds: int, args: argparse.Namespace) -> str | None:
         def command(culprits: list[Culprit]) -> list[str]:
             words = [sys.executable, __file__, group, "--journal", str(journal)]
             words += ["--rounds", str(rounds), "--out", str(args.out)]
-            words += ["--full"] * args.full
+            words += ["--quick"] * (not args.full)
             words += [word for name in args.provider or () for word in ("--provider", name)]
             for index, (task, reason) in enumerate(culprits):
                 case, peer, *mode = task.split()
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--provider", action="append", help="this one alone; may be given again")
     add("--rounds", type=int, required=True, help="0: compile and compare, time nothing")
     add("--out", type=Path, required=True)
-    add("--full", action="store_true")
+    add("--quick", dest="full", action="store_false")
     add("--journal", type=Path, help="where to note what is about to be tried")
     add("--first", type=int, default=0, help="number of the case to begin with")
     add("--skip", action="append", default=[], metavar="PROVIDER=REASON")

@@ -64,9 +64,9 @@ with_gpu() {
     command -v nvidia-smi >/dev/null && nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
     step 170 "GPU tests" "$PYTHON" -m pytest -q -p no:cacheprovider -m gpu --durations=5 $(gpu_tests)
     step 110 "attention: compile and compare everything" "$PYTHON" bench/attention.py \
-        --prepare --patience 90 --out "$OUT"
+        --quick --prepare --patience 90 --out "$OUT"
     for group in ha1 ha2 ca23 ca34 large; do
-        step 60 "attention: $group" "$PYTHON" bench/attention.py --case "$group" --patience 30 \
+        step 60 "attention: $group" "$PYTHON" bench/attention.py --case "$group" --quick --patience 30 \
             --out "$OUT"
     done
     for name in $(existing); do

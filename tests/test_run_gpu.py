@@ -43,7 +43,7 @@ def test_tests_run_before_every_comparison_and_that_before_every_timing(tmp_path
     assert commands[1].startswith("-m pytest")
     assert "-m gpu" in commands[1]
     assert "tests/test_step.py" in commands[1]
-    assert "bench/attention.py --prepare" in commands[2]
+    assert "bench/attention.py --quick --prepare" in commands[2]
     cases = [words.split("--case ")[1].split()[0] for words in commands if "--case" in words]
     assert cases == ["ha1", "ha2", "ca23", "ca34", "large"]
     assert "--targets" in commands[-1]
