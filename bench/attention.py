@@ -1,7 +1,7 @@
 """How fast is the attention at the network's shapes, beside every peer and the machine?
 
-    python bench/attention.py    on a GPU: every peer and ours, correctness first (--quick leaves out
-                                 some peers that take long to compile); writes
+    python bench/attention.py    on a GPU: every peer and ours, correctness first (--quick: fewer
+                                 of those that take long to compile); writes
                                  bench/results/attention-<gpu>.csv and prints the design's targets
                                  beside the results (attention_gpu.py says what the rows mean)
                                  on a CPU: every backend, writes bench/results/attention-cpu.csv
