@@ -4,12 +4,15 @@ from typing import NamedTuple
 
 import torch
 
+from hmc_fast.kernels.configurations import dtype_name
+
 BLOCKS = {  # tokens at 224 px, d_qk, d_v
     "ha1": (3136, 32, 256),
     "ha2": (784, 64, 512),
     "ca23": (196, 128, 1024),
     "ca34": (49, 256, 2048),
 }
+REASSOCIATED = {"ca23-reassociated": (196, 128, 512), "ca34-reassociated": (49, 256, 1024)}
 
 
 class Case(NamedTuple):
@@ -38,8 +41,7 @@ class Case(NamedTuple):
         return backward if kind.endswith("backward") else forward
 
     def __str__(self) -> str:
-        dtype = str(self.dtype).removeprefix("torch.")
-        return f"{self.name} batch {self.batch} n {self.n} {dtype}"
+        return f"{self.name} batch {self.batch} n {self.n} {dtype_name(self.dtype)}"
 
 
 def make_inputs(case: Case, device: str = "cpu") -> list[torch.Tensor]:

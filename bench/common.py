@@ -17,6 +17,7 @@ import torch
 
 from hmc_fast.environment import commit, environment, package_version
 from hmc_fast.files import write_csv
+from hmc_fast.kernels.configurations import dtype_name
 
 RESULTS = Path(__file__).resolve().parent / "results"
 METRICS = ("ms", "tflops", "gbps", "peak_mib", "error")
@@ -136,7 +137,7 @@ def row(
     if metric not in METRICS:
         raise ValueError(f"metric is one of {', '.join(METRICS)}, not {metric!r}")
     what = {"op": op, "provider": provider, "mode": mode, "batch": batch, "n": n}
-    sizes = {"d_qk": d_qk, "d_v": d_v, "dtype": str(dtype).removeprefix("torch.")}
+    sizes = {"d_qk": d_qk, "d_v": d_v, "dtype": dtype_name(dtype)}
     return what | sizes | {"metric": metric} | quantiles(values) | environment_columns()
 
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from attention_cases import BLOCKS, REASSOCIATED
 from cross_compile import Compilation, specialise
 from hmc_fast.kernels.attention_backward import backward_launches
 from hmc_fast.kernels.attention_forward import forward_launches
@@ -13,8 +14,6 @@ from hmc_fast.kernels.configurations import Target
 from time_model import CARDS
 
 DTYPES = ("bfloat16", "float16", "float32")
-NETWORK = ((3136, 32, 256), (784, 64, 512), (196, 128, 1024), (49, 256, 2048))
-REASSOCIATED = ((196, 128, 512), (49, 256, 1024))
 LONG = ((65536, 32, 256), (65536, 64, 512))  # too long for partials of dq: another kernel
 LONG_FLOAT32 = ((65536, 128, 512), (65536, 128, 1024))  # float32 has rows for these, too
 UNUSUAL = (  # no row of the table: the rule chooses their tiles
@@ -75,8 +74,8 @@ MARKS = {"TAIL_M": "tail", "SPLITS": "splits", "GROUP": "group"}
 
 def cases() -> Iterator[Case]:
     """The network's blocks in training and inference, long backward passes, unusual shapes."""
-    blocks = [(shape, True) for shape in (*NETWORK, *REASSOCIATED)]
-    blocks += [(shape, False) for shape in REASSOCIATED]
+    blocks = [(shape, True) for shape in (*BLOCKS.values(), *REASSOCIATED.values())]
+    blocks += [(shape, False) for shape in REASSOCIATED.values()]
     for shape, residual in blocks:
         for batch, modes in ((32, ("forward", "backward")), (1, ("inference", "backward"))):
             for mode in modes:

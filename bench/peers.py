@@ -21,11 +21,11 @@ from attention_cases import Case
 from hmc_fast.attention import attend as fused_attention
 from hmc_fast.attention import spatial_attention
 from hmc_fast.kernels.reference import attention_reference
+from hmc_fast.operators import ATOMICS_VARIABLE
 
 Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 OPERATOR_MODES = ("forward", "backward", "step")
 MODES = ("forward", "attention", "backward", "attention_backward", "step")
-ATOMICS_VARIABLE = "HMC_FAST_ATOMICS"
 FA3_D_QK = 64  # the narrowest queries its kernels take
 FLEX_TILES = {  # by d_v: what fits 227 KiB of shared memory and the registers of 8 warps
     256: {"BLOCK_M": 128, "BLOCK_N": 64, "backward": (32, 64, 64, 32), "stages": 2},
@@ -61,7 +61,7 @@ def with_residual(attend: Attend) -> Callable[..., Tensor]:
 
 def textbook(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """Plain products; all scores are stored."""
-    return torch.bmm(torch.softmax(torch.bmm(q * scale, k.transpose(1, 2)), dim=-1), v)
+    return attention_reference(q, k, v, None, None, scale)
 
 
 def _reference(case: Case) -> Peer:

@@ -74,13 +74,18 @@ def compare(result: Any, mode: str, problem: Problem, dtype: torch.dtype) -> Non
     truth = problem.truth[mode]
     sizes = problem.sizes.get(mode, [None] * len(truth))
     for index, (expected, size) in enumerate(zip(truth, sizes, strict=True)):
-        one = got[index]
-        whole, of_row = errors(one, expected, size)
-        allowed = TOLERANCES[dtype]
-        if not (whole <= allowed and of_row <= ROW_FACTOR * allowed):  # NaN is wrong
-            raise WrongResult(
-                f"tensor {index} of {mode} is wrong by {whole:.2g}, in one row by {of_row:.2g}"
-            )
+        check_near(f"tensor {index} of {mode}", got[index], expected, dtype, size)
+
+
+def check_near(
+    name: str, got: Tensor, truth: Tensor, dtype: torch.dtype, size: Tensor | None = None
+) -> None:
+    """WrongResult, which names the tensor, where it is further from the truth than its dtype
+    allows."""
+    whole, of_row = errors(got, truth, size)
+    allowed = TOLERANCES[dtype]
+    if not (whole <= allowed and of_row <= ROW_FACTOR * allowed):  # NaN is wrong
+        raise WrongResult(f"{name} is wrong by {whole:.2g}, in one row by {of_row:.2g}")
 
 
 def errors(got: Tensor, truth: Tensor, size: Tensor | None = None) -> tuple[float, float]:

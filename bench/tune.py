@@ -32,15 +32,16 @@ from hmc_fast.kernels.configurations import (
     TABLE,
     Target,
     Tile,
+    dtype_name,
     power_of_two,
     target_of,
 )
+from time_model import CARDS
 from tune_candidates import Job, candidates, jobs
 from tune_search import Search, Times
 from tune_worker import Plan
 
 FASTER_BY = 1.02  # a new tile must be, or two runs would give two tables
-PROCESSORS = {80: 108, 86: 48, 89: 128, 90: 132, 100: 148, 120: 170}  # assumed in a dry run
 KEY = ("kernel", "d_qk", "d_v", "dtype", "architecture")
 COLUMNS = (*KEY, *Tile._fields, "triton", "date", "evidence")
 
@@ -81,7 +82,7 @@ def row_of(job: Job, tile: Tile, architecture: int) -> dict[str, Any]:
         "kernel": job.kernel,
         "d_qk": power_of_two(case.d_qk),
         "d_v": power_of_two(case.d_v),
-        "dtype": str(case.dtype).removeprefix("torch."),
+        "dtype": dtype_name(case.dtype),
         "architecture": architecture,
     }
     stamp = {
@@ -182,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parse(arguments)
     if args.dry_run:
         architecture = args.architecture or 90
-        print_plans(make_plans(args, Target(architecture, PROCESSORS[architecture])))
+        print_plans(make_plans(args, Target(architecture, CARDS[architecture].processors)))
         return 0
     return tune(args)
 

@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 import torch
 
-from attention_cases import BLOCKS, Case
+from attention_cases import BLOCKS, REASSOCIATED, Case
 from hmc_fast.kernels.configurations import (
     KERNELS,
     WARPGROUP,
-    Sizes,
+    Shape,
     Target,
     Tile,
     is_short,
@@ -26,7 +26,6 @@ from hmc_fast.kernels.configurations import (
 )
 
 MOST_ACCUMULATORS = 224  # float32 numbers a thread may hold; a thread has 255 registers
-REASSOCIATED = {"ca23-reassociated": (196, 128, 512), "ca34-reassociated": (49, 256, 1024)}
 SHAPES = {**BLOCKS, **REASSOCIATED}
 MOST_TOKENS = 65536  # where backward_queries is used
 
@@ -38,9 +37,9 @@ class Job(NamedTuple):
     case: Case
 
     @property
-    def sizes(self) -> Sizes:
+    def sizes(self) -> Shape:
         case = self.case
-        return Sizes(case.batch, case.n, case.n, case.d_qk, case.d_v)
+        return Shape(case.batch, case.n, case.n, case.d_qk, case.d_v)
 
     def __str__(self) -> str:
         return f"{self.kernel} at {self.case}"

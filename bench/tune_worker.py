@@ -20,9 +20,9 @@ from command_line import Parser
 from gpu_timing import Broken, Side, bursts_in_turn, check_alive
 from hmc_fast.kernels.attention_backward import backward_launches
 from hmc_fast.kernels.attention_forward import forward_launches
-from hmc_fast.kernels.configurations import Tile, target_of
+from hmc_fast.kernels.configurations import Tile, dtype_name, target_of
 from hmc_fast.kernels.tiles import Launch
-from problem import TOLERANCES, errors
+from problem import check_near
 from supervise import LOST_GPU, note_in
 from tune_candidates import Job
 
@@ -53,7 +53,7 @@ class Plan(NamedTuple):
 def plans_as_json(plans: Sequence[Plan]) -> str:
     found = []
     for (kernel, case), tiles in plans:
-        named = case._asdict() | {"dtype": str(case.dtype).removeprefix("torch.")}
+        named = case._asdict() | {"dtype": dtype_name(case.dtype)}
         found.append({"kernel": kernel, "case": named, "tiles": tiles})
     return json.dumps(found)
 
@@ -134,10 +134,7 @@ class Bench:
         for launch in prepared.launches:
             launch.run()
         for name, result in prepared.results.items():
-            whole, of_row = errors(result, self.truth[name])
-            allowed = TOLERANCES[self.job.case.dtype]
-            if not (whole <= allowed and of_row <= 3 * allowed):
-                raise ArithmeticError(f"{name} is wrong by {whole:.2g}, in a row by {of_row:.2g}")
+            check_near(name, result, self.truth[name], self.job.case.dtype)
         return prepared
 
     def compile(self, tile: Tile) -> None:

@@ -23,8 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import hmc_fast.operators  # noqa: F401  registers torch.ops.hmc_fast
-from hmc_fast.kernels.configurations import MOST_D_QK, MOST_D_V
-from hmc_fast.kernels.configurations import Sizes as Shape
+from hmc_fast.kernels.configurations import MOST_D_QK, MOST_D_V, Shape, dtype_name
 from hmc_fast.kernels.reference import attention_reference
 
 BACKENDS = ("auto", "reference", "chunked", "sdpa", "triton")
@@ -121,19 +120,12 @@ def choose_backend(
     device: "cpu", "cuda" or another type. The figures behind the rules stand in
     bench/results/attention-cpu.csv.
     """
-    for name, source, reason in (
-        (backend, "backend", "asked for"),
-        (
-            os.environ.get(ENVIRONMENT_VARIABLE, "auto"),
-            ENVIRONMENT_VARIABLE,
-            f"{ENVIRONMENT_VARIABLE} is set",
-        ),
-    ):
-        if check_backend(name, source) != "auto":
-            problem = triton_problem(device, dtype, shape) if name == "triton" else None
-            if problem:
-                raise ValueError(f"{source} triton cannot run: {problem}")
-            return Choice(name, reason)
+    name, source = asked_backend(backend)
+    if name != "auto":
+        problem = triton_problem(device, dtype, shape) if name == "triton" else None
+        if problem:
+            raise ValueError(f"{source} triton cannot run: {problem}")
+        return Choice(name, "asked for" if source == "backend" else f"{source} is set")
     if device.type == "cuda":
         return _choose_on_gpu(device, dtype, shape, needs_grad)
     if _many(dtype, shape, needs_grad):
@@ -141,6 +133,15 @@ def choose_backend(
             "chunked", "many scores: on a CPU blocks of rows are faster than storing them"
         )
     return Choice("reference", "few enough scores for plain products on a CPU")
+
+
+def asked_backend(backend: str) -> tuple[str, str]:
+    """The backend that the argument, else HMC_FAST_BACKEND names, and which of the two did; "auto"
+    where both leave it open."""
+    if check_backend(backend) != "auto":
+        return backend, "backend"
+    from_environment = os.environ.get(ENVIRONMENT_VARIABLE, "auto")
+    return check_backend(from_environment, ENVIRONMENT_VARIABLE), ENVIRONMENT_VARIABLE
 
 
 def _choose_on_gpu(
@@ -160,7 +161,7 @@ def triton_problem(device: torch.device, dtype: torch.dtype, shape: Shape) -> st
     if problem is not None:
         return problem
     if dtype not in TRITON_DTYPES:
-        return f"it takes float16, bfloat16 and float32, not {_name(dtype)}"
+        return f"it takes float16, bfloat16 and float32, not {dtype_name(dtype)}"
     if dtype == torch.bfloat16 and device.type == "cpu":
         return "Triton's interpreter computes bfloat16 products wrongly; use float16 or float32"
     if shape.d_qk > MOST_D_QK:
@@ -215,10 +216,6 @@ def check_backend(backend: str, source: str = "backend") -> str:
     if backend not in BACKENDS:
         raise ValueError(f"{source} must be one of {', '.join(BACKENDS)}, got {backend!r}")
     return backend
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 @functools.cache

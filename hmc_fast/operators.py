@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import register_flop_formula
 
 from hmc_fast.kernels.chunked import chunked_backward, chunked_forward
-from hmc_fast.kernels.configurations import is_short
+from hmc_fast.kernels.configurations import keeps_attended
 
 INPUTS = "Tensor q, Tensor k, Tensor v, Tensor? x, Tensor? gamma, float scale"
 ATOMICS_VARIABLE = "HMC_FAST_ATOMICS"
@@ -55,9 +55,8 @@ class _SpatialAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, dout):  # type: ignore[no-untyped-def]
         saved = ctx.saved_tensors  # once: checkpointing gives them out only once
-        dq, dk, dv, dgamma = _operators.spatial_attention_backward(dout, *saved, ctx.scale)
-        has_gamma = saved[3] is not None
-        return dq, dk, dv, dout if has_gamma else None, dgamma if has_gamma else None, None
+        gradients = _operators.spatial_attention_backward(dout, *saved, ctx.scale)
+        return _of_inputs(gradients, dout, saved[3])
 
 
 class _ChunkedAttention(torch.autograd.Function):
@@ -72,29 +71,36 @@ class _ChunkedAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, dout):  # type: ignore[no-untyped-def]
         saved = ctx.saved_tensors
-        dq, dk, dv, dgamma = _operators.chunked_attention_backward(dout, *saved, ctx.scale)
-        has_gamma = saved[3] is not None
-        return dq, dk, dv, dout if has_gamma else None, dgamma if has_gamma else None, None
+        gradients = _operators.chunked_attention_backward(dout, *saved, ctx.scale)
+        return _of_inputs(gradients, dout, saved[3])
+
+
+def _of_inputs(
+    gradients: tuple[Tensor, ...], dout: Tensor, gamma: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    """What an inner backward gives, as gradients of q, k, v, x, gamma and scale."""
+    dq, dk, dv, dgamma = gradients
+    return (dq, dk, dv, None, None, None) if gamma is None else (dq, dk, dv, dout, dgamma, None)
 
 
 def _triton(
     q: Tensor, k: Tensor, v: Tensor, x: Tensor | None, gamma: Tensor | None, scale: float
 ) -> Tensor:
-    from hmc_fast.kernels.attention_forward import attention_forward
-
-    with torch.cuda.device_of(q):
-        return attention_forward(
-            q, k, v, x, gamma, scale, keep=False, precision=_precision(q.dtype)
-        ).out
+    return _triton_outputs(q, k, v, x, gamma, scale, keep=False)[0]
 
 
 def _triton_forward(
     q: Tensor, k: Tensor, v: Tensor, x: Tensor | None, gamma: Tensor | None, scale: float
 ) -> tuple[Tensor, ...]:
+    return _triton_outputs(q, k, v, x, gamma, scale, keep=True)
+
+
+def _triton_outputs(q: Tensor, *others: Any, keep: bool) -> tuple[Tensor, ...]:
+    """The kernels are imported when they are first used: triton may be missing."""
     from hmc_fast.kernels.attention_forward import attention_forward
 
     with torch.cuda.device_of(q):
-        return attention_forward(q, k, v, x, gamma, scale, keep=True, precision=_precision(q.dtype))
+        return attention_forward(q, *others, keep=keep, precision=_precision(q.dtype))
 
 
 def _triton_backward(
@@ -152,32 +158,15 @@ def _fake_forward(
     q: Tensor, k: Tensor, v: Tensor, x: Tensor | None, gamma: Tensor | None, scale: float
 ) -> tuple[Tensor, ...]:
     out = _fake_out(q, k, v, x, gamma, scale)
-    kept = gamma is not None and not is_short(k.shape[1], q.shape[2], q.dtype.itemsize)
+    kept = keeps_attended(k.shape[1], q.shape[2], q.dtype.itemsize, gamma is not None)
     lse = q.new_empty(q.shape[:2], dtype=torch.float32)
     return out, _like(out) if kept else q.new_empty(0), lse
 
 
-def _fake_gradients(q: Tensor, k: Tensor, v: Tensor, gamma: Tensor | None) -> tuple[Tensor, ...]:
+def _fake_backward(
+    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, gamma: Tensor | None, *_: Any
+) -> tuple[Tensor, ...]:
     return _like(q), _like(k), _like(v), q.new_empty(0) if gamma is None else _like(gamma)
-
-
-def _fake_triton_backward(
-    dout: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    gamma: Tensor | None,
-    attended: Tensor,
-    lse: Tensor,
-    scale: float,
-) -> tuple[Tensor, ...]:
-    return _fake_gradients(q, k, v, gamma)
-
-
-def _fake_chunked_backward(
-    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, gamma: Tensor | None, scale: float
-) -> tuple[Tensor, ...]:
-    return _fake_gradients(q, k, v, gamma)
 
 
 def _register(
@@ -192,9 +181,9 @@ def _register(
 
 _register("spatial_attention", _triton, _fake_out, _SpatialAttention)
 _register("spatial_attention_forward", _triton_forward, _fake_forward)
-_register("spatial_attention_backward", _triton_backward, _fake_triton_backward)
+_register("spatial_attention_backward", _triton_backward, _fake_backward)
 _register("chunked_attention", chunked_forward, _fake_out, _ChunkedAttention)
-_register("chunked_attention_backward", chunked_backward, _fake_chunked_backward)
+_register("chunked_attention_backward", chunked_backward, _fake_backward)
 
 
 @register_flop_formula(

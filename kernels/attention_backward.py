@@ -33,7 +33,7 @@ import triton.language as tl
 from torch import Tensor
 
 from hmc_fast.kernels.configurations import (
-    Sizes,
+    Shape,
     Target,
     Tile,
     columns_at_once,
@@ -461,7 +461,7 @@ class Plan(NamedTuple):
     """What the steps of one backward pass share."""
 
     arguments: dict[str, Any]
-    sizes: Sizes
+    sizes: Shape
     target: Target
     tiles: Mapping[str, Tile]
     start: Callable[[Launch], None]
@@ -541,7 +541,7 @@ def _backward(
     start: Callable[[Launch], None],
 ) -> Gradients:
     inputs = {name: rows_apart(t) for name, t in {"q": q, "k": k, "v": v, "dout": dout}.items()}
-    sizes = Sizes(q.shape[0], q.shape[1], k.shape[1], q.shape[2], v.shape[2])
+    sizes = Shape(q.shape[0], q.shape[1], k.shape[1], q.shape[2], v.shape[2])
     arguments: dict[str, Any] = {f"{name}_ptr": tensor for name, tensor in inputs.items()}
     arguments |= batch_and_row_strides(**inputs) | scale_arguments(scale)
     arguments |= {

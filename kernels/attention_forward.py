@@ -25,11 +25,12 @@ from torch import Tensor
 
 from hmc_fast.kernels.configurations import (
     WARPGROUP,
-    Sizes,
+    Shape,
     Target,
     Tile,
     columns_at_once,
     is_short,
+    keeps_attended,
     power_of_two,
     target_of,
     tile_for,
@@ -395,11 +396,6 @@ def forward_launches(
     return launches, outputs
 
 
-def keeps_attended(q: Tensor, k: Tensor, gamma: Tensor | None) -> bool:
-    """Whether backward needs A beside the inputs: not for short keys, nor where out is A."""
-    return gamma is not None and not is_short(k.shape[1], q.shape[2], q.element_size())
-
-
 def _forward(
     q: Tensor,
     k: Tensor,
@@ -415,16 +411,13 @@ def _forward(
 ) -> Outputs:
     q, k, v = rows_apart(q), rows_apart(k), rows_apart(v)
     x = None if x is None else rows_apart(x)
-    sizes = Sizes(q.shape[0], q.shape[1], k.shape[1], q.shape[2], v.shape[2])
-    kept = (
-        (sizes.batch, sizes.tokens_q, sizes.d_v) if keep and keeps_attended(q, k, gamma) else (0,)
-    )
+    sizes = Shape(q.shape[0], q.shape[1], k.shape[1], q.shape[2], v.shape[2])
+    rows = (sizes.batch, sizes.tokens_q)
+    kept = keep and keeps_attended(sizes.tokens_k, sizes.d_qk, q.element_size(), gamma is not None)
     outputs = Outputs(
-        torch.empty((sizes.batch, sizes.tokens_q, sizes.d_v), dtype=q.dtype, device=q.device),
-        torch.empty(kept, dtype=q.dtype, device=q.device),
-        torch.empty(
-            (sizes.batch, sizes.tokens_q) if keep else (0,), dtype=torch.float32, device=q.device
-        ),
+        torch.empty((*rows, sizes.d_v), dtype=q.dtype, device=q.device),
+        torch.empty((*rows, sizes.d_v) if kept else (0,), dtype=q.dtype, device=q.device),
+        torch.empty(rows if keep else (0,), dtype=torch.float32, device=q.device),
     )
     inputs = {"q": q, "k": k, "v": v}
     arguments: dict[str, Any] = {f"{name}_ptr": tensor for name, tensor in inputs.items()}
@@ -444,7 +437,7 @@ def _forward(
 
 
 def _epilogue(
-    x: Tensor | None, gamma: Tensor | None, outputs: Outputs, sizes: Sizes
+    x: Tensor | None, gamma: Tensor | None, outputs: Outputs, sizes: Shape
 ) -> dict[str, Any]:
     """What `write_rows` takes; tensors that are not used are stood in for by `out`."""
     out = outputs.out
@@ -462,7 +455,7 @@ def _epilogue(
     } | batch_and_row_strides(x=out if x is None else x)
 
 
-def _stream_tile(sizes: Sizes, dtype: torch.dtype, target: Target) -> Tile:
+def _stream_tile(sizes: Shape, dtype: torch.dtype, target: Target) -> Tile:
     """The large tile where its programs fill most of the GPU, else one for split keys."""
     tile = tile_for("forward_stream", sizes, dtype, target)
     if _stream_programs(sizes, tile) >= 0.75 * target.processors:
@@ -470,12 +463,12 @@ def _stream_tile(sizes: Sizes, dtype: torch.dtype, target: Target) -> Tile:
     return tile_for("forward_stream_few", sizes, dtype, target)
 
 
-def _stream_programs(sizes: Sizes, tile: Tile) -> int:
+def _stream_programs(sizes: Shape, tile: Tile) -> int:
     value_blocks = triton.cdiv(sizes.d_v, tile.block_dv)
     return sizes.batch * triton.cdiv(sizes.tokens_q, tile.block_m) * value_blocks
 
 
-def _short_launch(arguments: dict[str, Any], sizes: Sizes, tile: Tile, target: Target) -> Launch:
+def _short_launch(arguments: dict[str, Any], sizes: Shape, tile: Tile, target: Target) -> Launch:
     """Fewer value blocks a program, down to one, until the programs fill the GPU."""
     rows = sizes.batch * triton.cdiv(sizes.tokens_q, tile.block_m)
     group = tile.share
@@ -492,7 +485,7 @@ def _short_launch(arguments: dict[str, Any], sizes: Sizes, tile: Tile, target: T
 def _stream(
     arguments: dict[str, Any],
     epilogue: dict[str, Any],
-    sizes: Sizes,
+    sizes: Shape,
     tile: Tile,
     target: Target,
     device: torch.device,

@@ -56,7 +56,7 @@ class Tile(NamedTuple):
     share: int = 1
 
 
-class Sizes(NamedTuple):
+class Shape(NamedTuple):
     """Of one call: q (batch, tokens_q, d_qk), k (batch, tokens_k, d_qk), v (…, d_v)."""
 
     batch: int
@@ -84,6 +84,11 @@ def power_of_two(size: int, least: int = 16) -> int:
     return max(least, 1 << (size - 1).bit_length())
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """ "float16" of torch.float16, as tables and messages write it."""
+    return str(dtype).removeprefix("torch.")
+
+
 def columns_at_once(d_qk: int, itemsize: int) -> int:
     """Columns of q and k that one product takes: all; in float32, which has no tensor cores without
     TF32, what a thread's registers hold."""
@@ -97,6 +102,12 @@ def is_short(tokens_k: int, d_qk: int, itemsize: int) -> bool:
         tokens_k <= SHORT_KEYS
         and power_of_two(tokens_k) * power_of_two(d_qk) * itemsize <= SHORT_BYTES
     )
+
+
+def keeps_attended(tokens_k: int, d_qk: int, itemsize: int, has_gamma: bool) -> bool:
+    """Whether backward needs A beside the inputs: not for short keys, nor where the result, without
+    gamma and residual, is A."""
+    return has_gamma and not is_short(tokens_k, d_qk, itemsize)
 
 
 @cache
@@ -122,11 +133,11 @@ def nearest_architecture(major: int, minor: int) -> int:
 
 
 @cache
-def tile_for(kernel: str, sizes: Sizes, dtype: torch.dtype, target: Target) -> Tile:
+def tile_for(kernel: str, sizes: Shape, dtype: torch.dtype, target: Target) -> Tile:
     """The table's tile for the class of shapes, else the rule's first that fits."""
     d_qk, d_v = power_of_two(sizes.d_qk), power_of_two(sizes.d_v)
     for name in (dtype, torch.bfloat16) if dtype.itemsize == 2 else (dtype,):
-        key = (kernel, d_qk, d_v, str(name).removeprefix("torch."), target.architecture)
+        key = (kernel, d_qk, d_v, dtype_name(name), target.architecture)
         tile = _table().get(key)
         fits = tile and shared_memory(kernel, tile, d_qk, d_v, sizes, dtype) <= target.limit
         if tile and fits and not _masks_columns(tile, sizes):
@@ -153,7 +164,7 @@ def rows() -> list[dict[str, Any]]:
     return json.loads(TABLE.read_text())
 
 
-def rule(kernel: str, sizes: Sizes, dtype: torch.dtype, target: Target) -> Tile:
+def rule(kernel: str, sizes: Shape, dtype: torch.dtype, target: Target) -> Tile:
     """The first candidate whose estimated shared memory the GPU has."""
     d_qk, d_v = power_of_two(sizes.d_qk), power_of_two(sizes.d_v)
     candidates = list(_CANDIDATES[kernel](sizes, d_qk, d_v, dtype.itemsize, target))
@@ -167,12 +178,12 @@ def rule(kernel: str, sizes: Sizes, dtype: torch.dtype, target: Target) -> Tile:
     return candidates[-1]
 
 
-def _masks_columns(tile: Tile, sizes: Sizes) -> bool:
+def _masks_columns(tile: Tile, sizes: Shape) -> bool:
     return sizes.d_qk < power_of_two(sizes.d_qk) or sizes.d_v % tile.block_dv != 0
 
 
 def shared_memory(
-    kernel: str, tile: Tile, d_qk: int, d_v: int, sizes: Sizes, dtype: torch.dtype
+    kernel: str, tile: Tile, d_qk: int, d_v: int, sizes: Shape, dtype: torch.dtype
 ) -> int:
     """An upper estimate in bytes of what Triton allocates: operands of matrix products, once for
     each stage of the loop that loads them."""
@@ -202,7 +213,7 @@ def shared_memory(
 Candidates = Iterator[Tile]
 
 
-def _forward_stream(sizes: Sizes, d_qk: int, d_v: int, item: int, target: Target) -> Candidates:
+def _forward_stream(sizes: Shape, d_qk: int, d_v: int, item: int, target: Target) -> Candidates:
     if item == 4:  # without tensor cores: small tiles, as operands stand in registers
         yield Tile(64, 32, min(d_v, 64), 8, 2)
         yield Tile(32, 32, min(d_v, 64), 8, 1)
@@ -216,7 +227,7 @@ def _forward_stream(sizes: Sizes, d_qk: int, d_v: int, item: int, target: Target
     yield Tile(32, 32, min(d_v, 32), 4, 1)
 
 
-def _forward_stream_few(sizes: Sizes, d_qk: int, d_v: int, item: int, target: Target) -> Candidates:
+def _forward_stream_few(sizes: Shape, d_qk: int, d_v: int, item: int, target: Target) -> Candidates:
     if item == 4:
         yield Tile(64, 32, min(d_v, 64), 8, 2, share=8)
     elif target.architecture == 90 and d_v <= 256 and d_qk <= 64:
@@ -228,7 +239,7 @@ def _forward_stream_few(sizes: Sizes, d_qk: int, d_v: int, item: int, target: Ta
     yield from _forward_stream(sizes, d_qk, d_v, item, target)
 
 
-def _forward_short(sizes: Sizes, d_qk: int, d_v: int, item: int, target: Target) -> Candidates:
+def _forward_short(sizes: Shape, d_qk: int, d_v: int, item: int, target: Target) -> Candidates:
     keys = power_of_two(sizes.tokens_k)
     if item == 4:
         yield Tile(16, keys, min(d_v, 32), 8, 1, share=4)
@@ -240,7 +251,7 @@ def _forward_short(sizes: Sizes, d_qk: int, d_v: int, item: int, target: Target)
         yield Tile(rows, keys, min(d_v, columns), warps, stages, share=4)
 
 
-def _backward_scores(sizes: Sizes, d_qk: int, d_v: int, item: int, target: Target) -> Candidates:
+def _backward_scores(sizes: Shape, d_qk: int, d_v: int, item: int, target: Target) -> Candidates:
     if item == 4:
         if d_qk <= 32:
             yield Tile(32, 32, min(d_v, 64), 4, 1)
@@ -263,7 +274,7 @@ def _backward_scores(sizes: Sizes, d_qk: int, d_v: int, item: int, target: Targe
     yield Tile(16, 32, min(d_v, 32), 4, 1)
 
 
-def _backward_queries(sizes: Sizes, d_qk: int, d_v: int, item: int, target: Target) -> Candidates:
+def _backward_queries(sizes: Shape, d_qk: int, d_v: int, item: int, target: Target) -> Candidates:
     if item == 4:
         if d_qk <= 64:
             yield Tile(32, 32, min(d_v, 64), 4, 1)
@@ -276,7 +287,7 @@ def _backward_queries(sizes: Sizes, d_qk: int, d_v: int, item: int, target: Targ
     yield Tile(32, 32, min(d_v, 64), 4, 1)
 
 
-def _backward_values(sizes: Sizes, d_qk: int, d_v: int, item: int, target: Target) -> Candidates:
+def _backward_values(sizes: Shape, d_qk: int, d_v: int, item: int, target: Target) -> Candidates:
     if item == 4:
         yield Tile(32, 32, min(d_v, 64), 8, 1)
         yield Tile(16, 32, min(d_v, 32), 8, 1)
@@ -289,7 +300,7 @@ def _backward_values(sizes: Sizes, d_qk: int, d_v: int, item: int, target: Targe
     yield Tile(32, 32, min(d_v, 32), 4, 1)
 
 
-def _backward_short(sizes: Sizes, d_qk: int, d_v: int, item: int, target: Target) -> Candidates:
+def _backward_short(sizes: Shape, d_qk: int, d_v: int, item: int, target: Target) -> Candidates:
     keys = power_of_two(sizes.tokens_k)
     if item == 4:
         yield Tile(16, keys, min(d_v, 32), 8, 1)
@@ -309,7 +320,7 @@ _MASKED_COLUMNS = (
     ("backward_queries", Tile(32, 32, 64, 4, 2)),
     ("backward_values", Tile(64, 64, 64, 4, 2)),
 )
-_CANDIDATES: dict[str, Callable[[Sizes, int, int, int, Target], Candidates]] = {
+_CANDIDATES: dict[str, Callable[[Shape, int, int, int, Target], Candidates]] = {
     "forward_stream": _forward_stream,
     "forward_stream_few": _forward_stream_few,
     "forward_short": _forward_short,

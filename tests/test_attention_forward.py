@@ -6,7 +6,7 @@ import torch
 from hmc_fast.kernels.configurations import (
     ARCHITECTURES,
     KERNELS,
-    Sizes,
+    Shape,
     Target,
     Tile,
     tile_for,
@@ -248,7 +248,7 @@ def test_programs_in_reverse_order_give_the_same_bits(target, route, tmp_path):
 def test_one_shape_dtype_and_gpu_always_take_one_tile(kernel, architecture):
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         for widths in [(32, 256), (64, 512), (128, 1024), (256, 2048), (9, 13)]:
-            asked = kernel, Sizes(8, 784, 196, *widths), dtype, Target(architecture, 100)
+            asked = kernel, Shape(8, 784, 196, *widths), dtype, Target(architecture, 100)
             first = tile_for(*asked)
             tile_for.cache_clear()
             assert tile_for(*asked) == first

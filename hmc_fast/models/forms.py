@@ -12,7 +12,6 @@ values, and the attention is as wide as the raw map, half of the values.
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 FORMS = ("auto", "direct", "reassociated")
@@ -88,8 +87,3 @@ def project(attended: Tensor, x: Tensor, gamma: Tensor, weight: Tensor, bias: Te
         residual.flatten(0, 1), attended.flatten(0, 1), (gamma * weight).t().to(attended.dtype)
     )
     return out.unflatten(0, x.shape[:2])
-
-
-def project_keys(tokens: Tensor, key: nn.Conv2d, match: nn.Conv2d | None) -> Tensor:
-    """tokens (B, N, Cy) -> keys (B, N, C / reduction)."""
-    return F.linear(tokens, *composed(key, match))

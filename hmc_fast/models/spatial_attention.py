@@ -3,6 +3,7 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hmc_fast.attention import attend, check_backend, spatial_attention
@@ -12,7 +13,6 @@ from hmc_fast.models.forms import (
     choose_form,
     composed,
     project,
-    project_keys,
 )
 
 # SAGAN's self-attention and DANet's position attention call the same convolutions by these names.
@@ -89,7 +89,7 @@ class SpatialAttention2d(nn.Module):
 
     def _reassociated(self, x: Tensor, context: Tensor, match: nn.Conv2d | None) -> Tensor:
         q, tokens = _tokens(self.query(x)), _tokens(context)
-        k = project_keys(tokens, self.key, match)
+        k = F.linear(tokens, *composed(self.key, match))
         attended = attend(q, k, tokens, self.scale, self.backend)  # (B, H * W, context's channels)
         return project(attended, _tokens(x), self.gamma, *composed(self.value, match))
 

@@ -13,7 +13,13 @@ from typing import Any
 
 import torch
 
-from hmc_fast.attention import BACKENDS, ENVIRONMENT_VARIABLE, check_backend, device_problem
+from hmc_fast.attention import (
+    BACKENDS,
+    ENVIRONMENT_VARIABLE,
+    asked_backend,
+    check_backend,
+    device_problem,
+)
 from hmc_fast.errors import InputError
 from hmc_fast.models import VARIANTS
 from hmc_fast.models.forms import FORMS
@@ -222,15 +228,14 @@ def check_attention(backend: str, device: torch.device) -> None:
     """InputError where --backend or HMC_FAST_BACKEND names no backend, or one that cannot run on
     the device: better now than in the first step."""
     try:
-        from_environment = os.environ.get(ENVIRONMENT_VARIABLE, "auto")
-        check_backend(from_environment, ENVIRONMENT_VARIABLE)
+        check_backend(os.environ.get(ENVIRONMENT_VARIABLE, "auto"), ENVIRONMENT_VARIABLE)
+        name, source = asked_backend(backend)
     except ValueError as error:
         raise InputError(str(error)) from error
-    source = f"--backend {backend}" if backend != "auto" else f"{ENVIRONMENT_VARIABLE}=triton"
-    asked = from_environment if backend == "auto" else backend
-    problem = device_problem(device) if asked == "triton" else None
+    problem = device_problem(device) if name == "triton" else None
     if problem:
-        raise InputError(f"{source} cannot run: {problem}")
+        asked = "--backend triton" if source == "backend" else f"{source}=triton"
+        raise InputError(f"{asked} cannot run: {problem}")
 
 
 def resolve(config: TrainConfig, device: torch.device) -> tuple[TrainConfig, list[str]]:
