@@ -167,6 +167,11 @@ TARGETS = [
 ]
 
 
+def reaches(value: float, limit: float, most: bool) -> bool:
+    """Whether a result is as good as a limit, which is its highest value where `most` is set."""
+    return value <= limit if most else value >= limit
+
+
 def table(rows: Iterable[Row], targets: Iterable[Target] = TARGETS) -> list[str]:
     """A line for each target, and how many are met, missed and not measured."""
     results, lines, counts = Results(rows), [], {"met": 0, "missed": 0, "not measured": 0}
@@ -180,10 +185,9 @@ def table(rows: Iterable[Row], targets: Iterable[Target] = TARGETS) -> list[str]
             counts["not measured"] += 1
             lines.append(f"{head} {'-':>7}  not measured ({missing})")
             continue
-        met = value <= target.limit if target.most else value >= target.limit
-        word = "met" if met else "missed"
+        word = "met" if reaches(value, target.limit, target.most) else "missed"
         counts[word] += 1
-        beyond = met and target.stretch is not None and value >= target.stretch
+        beyond = target.stretch is not None and reaches(value, target.stretch, target.most)
         lines.append(f"{head} {value:7.2f}  {'met, stretch too' if beyond else word}")
     heading = f"{'target':42}    limit stretch   value"
     summary = ", ".join(f"{count} {word}" for word, count in counts.items())

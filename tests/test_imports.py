@@ -150,6 +150,7 @@ def test_kernels_is_no_regular_package():
 def test_the_package_exports_what_the_readme_uses():
     import hmc_fast
 
-    names = {"SpatialAttention2d", "__version__", "create_model", "load_model", "spatial_attention"}
+    names = {"SpatialAttention2d", "__version__", "create_model", "load_model"}
+    names |= {"optimize_for_inference", "spatial_attention"}
     assert set(hmc_fast.__all__) == names
     assert [name for name in names if not hasattr(hmc_fast, name)] == []
