@@ -101,19 +101,27 @@ def transposed_scores(
 ):  # fmt: skip
     """[BLOCK_N, BLOCK_M] of k qᵀ, with the sign of the scale: keys are rows, so that dV and dK take
     the probabilities from registers. Any number at keys that do not exist."""
-    if BLOCK_DK >= D_QK:
-        q_tile = load_tile(
-            q_base, first_row, tokens_q, q_stride, 0, D_QK, BLOCK_M, BLOCK_DK, MASK_ROWS
-        )
-        scores = tl.dot(k_tile, tl.trans(q_tile), input_precision=PRECISION)
-    else:
-        scores = row_products(
-            k_base, first_key, tokens_k, k_stride, q_base, first_row, tokens_q, q_stride,
-            D_QK, BLOCK_N, BLOCK_M, BLOCK_DK, True, MASK_ROWS, PRECISION,
-        )  # fmt: skip
+    scores = row_products(
+        k_tile, k_base, first_key, tokens_k, k_stride, q_base, first_row, tokens_q, q_stride,
+        D_QK, BLOCK_N, BLOCK_M, BLOCK_DK, MASK_ROWS, PRECISION,
+    )  # fmt: skip
     if NEGATIVE_SCALE:
         scores = -scores
     return scores
+
+
+@triton.jit
+def transposed_probabilities(
+    scores,  # [BLOCK_N, BLOCK_M], from `transposed_scores`
+    lse_log2, first_row, tokens_q, scale_log2, BLOCK_M: tl.constexpr, MASK_ROWS: tl.constexpr,
+):  # fmt: skip
+    """Pᵀ [BLOCK_N, BLOCK_M], 0 at rows that do not exist: they are zeros, but zero times an
+    infinite key is NaN."""
+    probabilities = tl.math.exp2(scores * scale_log2 - lse_log2[None, :])
+    if MASK_ROWS:
+        exists = first_row + tl.arange(0, BLOCK_M) < tokens_q
+        probabilities = tl.where(exists[None, :], probabilities, 0.0)
+    return probabilities
 
 
 @triton.jit
@@ -138,8 +146,7 @@ def backward_values(
     q_base = q_ptr + sample * q_batch_stride
     k_base = k_ptr + sample * k_batch_stride
     dout_base = dout_ptr + sample * dout_batch_stride
-    row_of_tile = tl.arange(0, BLOCK_M)
-    lse_base = lse_log2_ptr + sample * padded + row_of_tile
+    lse_base = lse_log2_ptr + sample * padded + tl.arange(0, BLOCK_M)
     k_tile = load_tile(k_base, first_key, tokens_k, k_stride, 0, D_QK, BLOCK_N, BLOCK_DK, True)
     dv = tl.zeros([BLOCK_N, BLOCK_DV], tl.float32)
     whole_end = tokens_q // BLOCK_M * BLOCK_M
@@ -148,8 +155,9 @@ def backward_values(
             q_base, 0, tokens_q, q_stride, k_tile, k_base, first_key, tokens_k, k_stride,
             D_QK, BLOCK_DK, BLOCK_M, BLOCK_N, True, NEGATIVE_SCALE, PRECISION,
         )  # fmt: skip
-        probabilities = tl.math.exp2(scores * scale_log2 - tl.load(lse_base)[None, :])
-        probabilities = tl.where(row_of_tile[None, :] < tokens_q, probabilities, 0.0).to(dtype)
+        probabilities = transposed_probabilities(
+            scores, tl.load(lse_base), 0, tokens_q, scale_log2, BLOCK_M, True
+        ).to(dtype)
         for row in tl.range(BLOCK_M, whole_end, BLOCK_M):
             scores = transposed_scores(
                 q_base, row, tokens_q, q_stride, k_tile, k_base, first_key, tokens_k, k_stride,
@@ -160,8 +168,9 @@ def backward_values(
                 BLOCK_DV, False,
             )  # fmt: skip
             dv = tl.dot(probabilities, dout, dv, input_precision=PRECISION)
-            lse_log2 = tl.load(lse_base + row)
-            probabilities = tl.math.exp2(scores * scale_log2 - lse_log2[None, :]).to(dtype)
+            probabilities = transposed_probabilities(
+                scores, tl.load(lse_base + row), row, tokens_q, scale_log2, BLOCK_M, False
+            ).to(dtype)
         last = tl.maximum(whole_end - BLOCK_M, 0)  # whose probabilities are carried
         dout = load_tile(
             dout_base, last, tokens_q, dout_stride, first_column, D_V, BLOCK_M, BLOCK_DV, True
@@ -174,8 +183,9 @@ def backward_values(
                 q_base, row, tokens_q, q_stride, k_tile, k_base, first_key, tokens_k, k_stride,
                 D_QK, BLOCK_DK, BLOCK_M, BLOCK_N, False, NEGATIVE_SCALE, PRECISION,
             )  # fmt: skip
-            lse_log2 = tl.load(lse_base + row)
-            probabilities = tl.math.exp2(scores * scale_log2 - lse_log2[None, :]).to(dtype)
+            probabilities = transposed_probabilities(
+                scores, tl.load(lse_base + row), row, tokens_q, scale_log2, BLOCK_M, False
+            ).to(dtype)
             dout = load_tile(
                 dout_base, row, tokens_q, dout_stride, first_column, D_V, BLOCK_M, BLOCK_DV, False
             )
@@ -186,10 +196,9 @@ def backward_values(
             q_base, rest, tokens_q, q_stride, k_tile, k_base, first_key, tokens_k, k_stride,
             D_QK, BLOCK_DK, BLOCK_M, BLOCK_N, True, NEGATIVE_SCALE, PRECISION,
         )  # fmt: skip
-        lse_log2 = tl.load(lse_base + rest)
-        probabilities = tl.math.exp2(scores * scale_log2 - lse_log2[None, :])
-        rows_exist = rest + row_of_tile < tokens_q  # zeros, but zero times an infinite key is NaN
-        probabilities = tl.where(rows_exist[None, :], probabilities, 0.0).to(dtype)
+        probabilities = transposed_probabilities(
+            scores, tl.load(lse_base + rest), rest, tokens_q, scale_log2, BLOCK_M, True
+        ).to(dtype)
         dout = load_tile(
             dout_base, rest, tokens_q, dout_stride, first_column, D_V, BLOCK_M, BLOCK_DV, True
         )
@@ -199,27 +208,6 @@ def backward_values(
     store_tile(
         dv_ptr + sample * tokens_k * D_V, dv, first_key, tokens_k, D_V, first_column, D_V,
         BLOCK_N, BLOCK_DV,
-    )  # fmt: skip
-
-
-@triton.jit
-def transposed_dprobabilities(
-    v_tile,  # [BLOCK_N, BLOCK_DV], all of v's columns; not used where BLOCK_DV < D_V
-    v_base, first_key, tokens_k, v_stride,
-    dout_base, first_row, tokens_q, dout_stride,
-    D_V: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_DV: tl.constexpr,
-    MASK_ROWS: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """dPᵀ [BLOCK_N, BLOCK_M] of v dOutᵀ, over every value column: delta, which is subtracted from
-    it, is the sum of whole rows."""
-    if BLOCK_DV >= D_V:
-        dout = load_tile(
-            dout_base, first_row, tokens_q, dout_stride, 0, D_V, BLOCK_M, BLOCK_DV, MASK_ROWS
-        )
-        return tl.dot(v_tile, tl.trans(dout), input_precision=PRECISION)
-    return row_products(
-        v_base, first_key, tokens_k, v_stride, dout_base, first_row, tokens_q, dout_stride,
-        D_V, BLOCK_N, BLOCK_M, BLOCK_DV, True, MASK_ROWS, PRECISION,
     )  # fmt: skip
 
 
@@ -285,15 +273,14 @@ def backward_scores(
                 D_QK, BLOCK_DK, BLOCK_M, BLOCK_N, MASK_ROWS, NEGATIVE_SCALE, PRECISION,
             )  # fmt: skip
             lse_log2 = tl.load(lse_log2_ptr + statistics + row)
-            probabilities = tl.math.exp2(scores * scale_log2 - lse_log2[None, :])
+            probabilities = transposed_probabilities(
+                scores, lse_log2, row, tokens_q, scale_log2, BLOCK_M, MASK_ROWS
+            )
             if MASK_KEYS:  # their score 0 may be far above lse; infinity times k = 0 would be NaN
                 probabilities = tl.where(exists[:, None], probabilities, 0.0)
-            if MASK_ROWS:  # zeros, but zero times an infinite key is NaN
-                rows_exist = row + tl.arange(0, BLOCK_M) < tokens_q
-                probabilities = tl.where(rows_exist[None, :], probabilities, 0.0)
-            dprobabilities = transposed_dprobabilities(
+            dprobabilities = row_products(  # of every value column: delta is of whole rows
                 v_tile, v_base, key, tokens_k, v_stride, dout_base, row, tokens_q, dout_stride,
-                D_V, BLOCK_M, BLOCK_N, BLOCK_DV, MASK_ROWS, PRECISION,
+                D_V, BLOCK_N, BLOCK_M, BLOCK_DV, MASK_ROWS, PRECISION,
             )  # fmt: skip
             delta = tl.load(delta_ptr + statistics + row)
             dscores = probabilities * (gamma * dprobabilities - delta[None, :])
@@ -350,16 +337,10 @@ def backward_queries(
             D_QK, BLOCK_DK, BLOCK_M, BLOCK_N, MASK_KEYS, NEGATIVE_SCALE, PRECISION,
         )  # fmt: skip
         probabilities = tl.math.exp2(scores * scale_log2 - lse_log2[:, None])
-        if BLOCK_DV >= D_V:
-            v_tile = load_tile(
-                v_base, key, tokens_k, v_stride, 0, D_V, BLOCK_N, BLOCK_DV, MASK_KEYS
-            )
-            dprobabilities = tl.dot(dout, tl.trans(v_tile), input_precision=PRECISION)
-        else:
-            dprobabilities = row_products(
-                dout_base, first_row, tokens_q, dout_stride, v_base, key, tokens_k, v_stride,
-                D_V, BLOCK_M, BLOCK_N, BLOCK_DV, True, MASK_KEYS, PRECISION,
-            )  # fmt: skip
+        dprobabilities = row_products(
+            dout, dout_base, first_row, tokens_q, dout_stride, v_base, key, tokens_k, v_stride,
+            D_V, BLOCK_M, BLOCK_N, BLOCK_DV, MASK_KEYS, PRECISION,
+        )  # fmt: skip
         dscores = probabilities * (gamma * dprobabilities - delta[:, None])
         k_tile = load_tile(k_base, key, tokens_k, k_stride, 0, D_QK, BLOCK_N, WIDTH_DK, MASK_KEYS)
         dq = tl.dot(dscores.to(q_ptr.dtype.element_ty), k_tile, dq, input_precision=PRECISION)
@@ -414,10 +395,12 @@ def backward_short(
     probabilities = weights / tl.sum(weights, 1)[:, None]  # [BLOCK_M, BLOCK_N]
     rows_exist = first_row + tl.arange(0, BLOCK_M) < tokens_q
     probabilities = tl.where(rows_exist[:, None], probabilities, 0.0)
+    dout_base = dout_ptr + sample * dout_batch_stride
+    dout = load_tile(dout_base, first_row, tokens_q, dout_stride, 0, D_V, BLOCK_M, BLOCK_DV, True)
     dprobabilities = row_products(
-        dout_ptr + sample * dout_batch_stride, first_row, tokens_q, dout_stride,
+        dout, dout_base, first_row, tokens_q, dout_stride,
         v_ptr + sample * v_batch_stride, 0, tokens_k, v_stride,
-        D_V, BLOCK_M, BLOCK_N, BLOCK_DV, True, True, PRECISION,
+        D_V, BLOCK_M, BLOCK_N, BLOCK_DV, True, PRECISION,
     )  # fmt: skip
     delta = tl.sum(probabilities * dprobabilities, 1)  # 0 at rows past the last: their dout is 0
     gamma = 1.0

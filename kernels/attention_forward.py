@@ -49,6 +49,30 @@ from hmc_fast.kernels.tiles import (
 
 
 @triton.jit
+def attend_block(
+    sums, row_max, row_sum,  # of the keys before
+    q_tile, q_base, first_row, tokens_q, q_stride,
+    k_base, k_stride, v_base, v_stride, key, end_key, first_column, scale_log2,
+    D_QK: tl.constexpr, D_V: tl.constexpr, BLOCK_DK: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_DV: tl.constexpr,
+    MASK_KEYS: tl.constexpr, NEGATIVE_SCALE: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """`attend` with one more block of keys, in the usual order."""
+    scores = scores_of(
+        q_tile, q_base, first_row, tokens_q, q_stride, k_base, key, end_key, k_stride,
+        D_QK, BLOCK_DK, BLOCK_M, BLOCK_N, MASK_KEYS, NEGATIVE_SCALE, PRECISION,
+    )  # fmt: skip
+    weights, rescale, row_max, row_sum = online_softmax(
+        scores, row_max, row_sum, scale_log2, v_base.dtype.element_ty
+    )
+    v_tile = load_tile(
+        v_base, key, end_key, v_stride, first_column, D_V, BLOCK_N, BLOCK_DV, MASK_KEYS
+    )
+    sums = sums * rescale[:, None]
+    return tl.dot(weights, v_tile, sums, input_precision=PRECISION), row_max, row_sum
+
+
+@triton.jit
 def attend(
     q_base, k_base, v_base,  # of one sample
     q_stride, k_stride, v_stride,
@@ -103,32 +127,18 @@ def attend(
         rest = tl.maximum(whole_end, first_key + BLOCK_N)
     else:
         for key in tl.range(first_key, whole_end, BLOCK_N):
-            scores = scores_of(
-                q_tile, q_base, first_row, tokens_q, q_stride, k_base, key, end_key, k_stride,
-                D_QK, BLOCK_DK, BLOCK_M, BLOCK_N, False, NEGATIVE_SCALE, PRECISION,
+            sums, row_max, row_sum = attend_block(
+                sums, row_max, row_sum, q_tile, q_base, first_row, tokens_q, q_stride,
+                k_base, k_stride, v_base, v_stride, key, end_key, first_column, scale_log2,
+                D_QK, D_V, BLOCK_DK, BLOCK_M, BLOCK_N, BLOCK_DV, False, NEGATIVE_SCALE, PRECISION,
             )  # fmt: skip
-            weights, rescale, row_max, row_sum = online_softmax(
-                scores, row_max, row_sum, scale_log2, dtype
-            )
-            v_tile = load_tile(
-                v_base, key, end_key, v_stride, first_column, D_V, BLOCK_N, BLOCK_DV, False
-            )
-            sums = sums * rescale[:, None]
-            sums = tl.dot(weights, v_tile, sums, input_precision=PRECISION)
         rest = whole_end
     if rest < end_key:
-        scores = scores_of(
-            q_tile, q_base, first_row, tokens_q, q_stride, k_base, rest, end_key, k_stride,
-            D_QK, BLOCK_DK, BLOCK_M, BLOCK_N, True, NEGATIVE_SCALE, PRECISION,
+        sums, row_max, row_sum = attend_block(
+            sums, row_max, row_sum, q_tile, q_base, first_row, tokens_q, q_stride,
+            k_base, k_stride, v_base, v_stride, rest, end_key, first_column, scale_log2,
+            D_QK, D_V, BLOCK_DK, BLOCK_M, BLOCK_N, BLOCK_DV, True, NEGATIVE_SCALE, PRECISION,
         )  # fmt: skip
-        weights, rescale, row_max, row_sum = online_softmax(
-            scores, row_max, row_sum, scale_log2, dtype
-        )
-        v_tile = load_tile(
-            v_base, rest, end_key, v_stride, first_column, D_V, BLOCK_N, BLOCK_DV, True
-        )
-        sums = sums * rescale[:, None]
-        sums = tl.dot(weights, v_tile, sums, input_precision=PRECISION)
     return sums, row_max, row_sum
 
 

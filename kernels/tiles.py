@@ -108,21 +108,23 @@ def store_tile(
 
 @triton.jit
 def row_products(
+    a_tile,  # [ROWS_A, CHUNK], all of a's columns; not used where CHUNK < COLUMNS
     a_base, first_a, rows_a, a_stride,
     b_base, first_b, rows_b, b_stride,
     COLUMNS: tl.constexpr, ROWS_A: tl.constexpr, ROWS_B: tl.constexpr, CHUNK: tl.constexpr,
-    MASK_A: tl.constexpr, MASK_B: tl.constexpr, PRECISION: tl.constexpr,
+    MASK_B: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """[ROWS_A, ROWS_B] of a bᵀ, both read CHUNK columns at a time."""
+    """[ROWS_A, ROWS_B] of a bᵀ: at once, or CHUNK columns of both at a time."""
+    if CHUNK >= COLUMNS:
+        b_tile = load_tile(b_base, first_b, rows_b, b_stride, 0, COLUMNS, ROWS_B, CHUNK, MASK_B)
+        return tl.dot(a_tile, tl.trans(b_tile), input_precision=PRECISION)
     total = tl.zeros([ROWS_A, ROWS_B], tl.float32)
     for column in tl.range(0, COLUMNS, CHUNK):
-        a_tile = load_tile(
-            a_base, first_a, rows_a, a_stride, column, COLUMNS, ROWS_A, CHUNK, MASK_A
-        )
-        b_tile = load_tile(
+        a_part = load_tile(a_base, first_a, rows_a, a_stride, column, COLUMNS, ROWS_A, CHUNK, True)
+        b_part = load_tile(
             b_base, first_b, rows_b, b_stride, column, COLUMNS, ROWS_B, CHUNK, MASK_B
         )
-        total = tl.dot(a_tile, tl.trans(b_tile), total, input_precision=PRECISION)
+        total = tl.dot(a_part, tl.trans(b_part), total, input_precision=PRECISION)
     return total
 
 
@@ -140,16 +142,10 @@ def scores_of(
     float32 without tensor cores sums over BLOCK_DK columns at a time: a thread holds whole rows of
     its operands, and more columns do not fit its registers.
     """
-    if BLOCK_DK >= D_QK:
-        k_tile = load_tile(
-            k_base, first_key, end_key, k_stride, 0, D_QK, BLOCK_N, BLOCK_DK, MASK_KEYS
-        )
-        scores = tl.dot(q_tile, tl.trans(k_tile), input_precision=PRECISION)
-    else:
-        scores = row_products(
-            q_base, first_row, tokens_q, q_stride, k_base, first_key, end_key, k_stride,
-            D_QK, BLOCK_M, BLOCK_N, BLOCK_DK, True, MASK_KEYS, PRECISION,
-        )  # fmt: skip
+    scores = row_products(
+        q_tile, q_base, first_row, tokens_q, q_stride, k_base, first_key, end_key, k_stride,
+        D_QK, BLOCK_M, BLOCK_N, BLOCK_DK, MASK_KEYS, PRECISION,
+    )  # fmt: skip
     if NEGATIVE_SCALE:
         scores = -scores
     if MASK_KEYS:

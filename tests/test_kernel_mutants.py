@@ -93,8 +93,8 @@ MUTANTS = {
         [
             (
                 BACKWARD,
-                "        D_V, BLOCK_N, BLOCK_M, BLOCK_DV, True,",
-                "        16, BLOCK_N, BLOCK_M, BLOCK_DV, True,",
+                "                D_V, BLOCK_N, BLOCK_M, BLOCK_DV, MASK_ROWS,",
+                "                16, BLOCK_N, BLOCK_M, BLOCK_DV, MASK_ROWS,",
             )
         ],
         "'dq'.*'dk'",
