@@ -9,13 +9,20 @@ inputs is kept for the backward pass, which computes the scores again. With dP =
     dV = gamma * Pᵀ dOut,   dQ = scale * dS K,   dK = scale * dSᵀ Q,   dX = dOut
 
 No division by gamma, which starts at zero.
+
+A CPU takes 30 times as long over products of denormal numbers, and a peaked softmax is full of
+them: where there can be any, probabilities below WEIGHTLESS become zero. `torch.set_flush_denormal`
+would do for the calling thread alone.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 # Of scores: the fastest of 4 to 40 MiB at HA1 on a CPU; small blocks waste the matrix product.
 BLOCK_BYTES = 20 << 20
+WEIGHTLESS = 1e-30  # far below the rounding of a sum of probabilities, far above denormal numbers
+SAFE_SPREAD = 60.0  # of scores: exp(-60) > WEIGHTLESS
 
 
 def chunked_forward(
@@ -27,11 +34,12 @@ def chunked_forward(
     """
     out = torch.empty((*q.shape[:2], v.shape[2]), dtype=q.dtype, device=q.device)
     gamma_in_dtype = None if gamma is None else gamma.to(q.dtype)
-    blocks = _blocks(q, k)
+    blocks, peaked = _blocks(q, k), _may_be_peaked(q, k, scale)
     buffer = _scores_buffer(blocks, q, k)
     for sample in range(q.shape[0]):
         for rows in blocks:
-            probabilities = _probabilities(q[sample, rows] * scale, k[sample], buffer)  # (rows, Nk)
+            scaled_q = q[sample, rows] * scale
+            probabilities = _probabilities(scaled_q, k[sample], buffer, peaked)  # (rows, Nk)
             out_rows = out[sample, rows]  # (rows, Dv)
             torch.mm(probabilities, v[sample], out=out_rows)
             if x is not None and gamma_in_dtype is not None:
@@ -51,12 +59,12 @@ def chunked_backward(
     dk, dv = (torch.zeros(t.shape, dtype=t.dtype, device=t.device) for t in (k, v))
     wide = torch.float64 if q.dtype == torch.float64 else torch.float32
     dgamma = torch.zeros(1, dtype=wide, device=q.device)
-    blocks = _blocks(q, k)
+    blocks, peaked = _blocks(q, k), _may_be_peaked(q, k, scale)
     buffer, gradient_buffer = _scores_buffer(blocks, q, k), _scores_buffer(blocks, q, k)
     for sample in range(q.shape[0]):
         for rows in blocks:
             scaled_q, dout_rows = q[sample, rows] * scale, dout[sample, rows]
-            probabilities = _probabilities(scaled_q, k[sample], buffer)  # (rows, Nk)
+            probabilities = _probabilities(scaled_q, k[sample], buffer, peaked)  # (rows, Nk)
             dv[sample].addmm_(probabilities.t(), dout_rows)
             dscores = gradient_buffer[: len(dout_rows)]
             torch.mm(dout_rows, v[sample].t(), out=dscores)  # dP, (rows, Nk)
@@ -87,8 +95,19 @@ def _scores_buffer(blocks: list[slice], q: Tensor, k: Tensor) -> Tensor:
     return torch.empty(rows, k.shape[1], dtype=q.dtype, device=q.device)
 
 
-def _probabilities(scaled_q: Tensor, k: Tensor, buffer: Tensor) -> Tensor:
+def _may_be_peaked(q: Tensor, k: Tensor, scale: float) -> bool:
+    """Whether a row's scores may lie further apart than SAFE_SPREAD; on a CPU alone, where it
+    matters. No score is larger than |scale| times the longest query and the longest key."""
+    if q.device.type != "cpu" or not q.numel() or not k.numel():
+        return False
+    wide = torch.promote_types(q.dtype, torch.float32)
+    longest_q, longest_k = (t.norm(dim=2, dtype=wide).max() for t in (q, k))
+    return not bool(2 * abs(scale) * longest_q * longest_k < SAFE_SPREAD)  # NaN may be peaked
+
+
+def _probabilities(scaled_q: Tensor, k: Tensor, buffer: Tensor, peaked: bool) -> Tensor:
     """softmax over keys of scaled queries (rows, Dk) and keys (Nk, Dk): (rows, Nk), in `buffer`."""
     scores = buffer[: scaled_q.shape[0]]
     torch.mm(scaled_q, k.t(), out=scores)
-    return torch.softmax(scores, dim=1, out=scores)
+    torch.softmax(scores, dim=1, out=scores)
+    return F.threshold_(scores, WEIGHTLESS, 0.0) if peaked else scores

@@ -7,6 +7,7 @@ import torch
 
 from hmc_fast import attention
 from hmc_fast.attention import Shape, choose_backend, spatial_attention
+from hmc_fast.kernels import chunked
 
 BACKENDS = ["reference", "chunked", "sdpa"]
 SHAPES = [  # batch, tokens_q, tokens_k, d_qk, d_v
@@ -108,6 +109,49 @@ def test_compiles_without_a_graph_break(backend):
         output_and_gradients(compiled, inputs), output_and_gradients(function, inputs), strict=True
     ):
         torch.testing.assert_close(one, other)
+
+
+def peaked_inputs():
+    """Scores of standard deviation 40: most weights of a row are denormal or zero in float32."""
+    q, k, v, x, gamma = make_inputs(2, 63, 65, 16, 24, dtype=torch.float32)
+    return [(40 * q).detach().requires_grad_(), k, v, x, gamma]
+
+
+def test_chunked_multiplies_no_denormal_numbers(monkeypatch):
+    """A CPU takes 30 times as long over them, in every thread that does not flush them."""
+    mm, smallest = torch.mm, torch.finfo(torch.float32).tiny
+    seen = []
+
+    def recorded(a, b, **options):
+        seen.append(((a != 0) & (a.abs() < smallest)).sum().item())
+        return mm(a, b, **options)
+
+    inputs = [t.detach() for t in peaked_inputs()]
+    weights = torch.softmax(inputs[0] @ inputs[1].mT / 4, dim=-1)
+    assert ((weights > 0) & (weights < smallest)).sum() > 20
+    monkeypatch.setattr(chunked.torch, "mm", recorded)
+    chunked.chunked_forward(*inputs, 0.25)
+    assert len(seen) == 4  # scores and values, two samples
+    assert not any(seen)
+
+
+def test_peaked_probabilities_give_the_references_gradients():
+    inputs = peaked_inputs()
+    expected, got = (
+        output_and_gradients(lambda *t, name=name: spatial_attention(*t, None, name), inputs)
+        for name in ("reference", "chunked")
+    )
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("spread", [59.0, 61.0])
+def test_only_scores_that_may_lie_far_apart_are_looked_at(spread):
+    q = torch.zeros(1, 3, 4)
+    q[0, 1, 2] = -spread  # of scores between -spread / 2 and spread / 2 with the key below
+    k = torch.tensor([[[0.0, 0.0, 1.0, 0.0], [0.3, 0.0, 0.0, 0.0]]])
+    assert chunked._may_be_peaked(q, k, 0.5) == (spread > 60)
+    assert chunked._may_be_peaked(q * float("nan"), k, 0.5)
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")

@@ -175,11 +175,8 @@ def joined(parts: list[Tensor]) -> Tensor:
 
 @contextlib.contextmanager
 def inference_settings(device: torch.device) -> Iterator[None]:
-    """No autocast: the dtypes are chosen. On a CPU no denormal numbers in this thread.
-
-    Where a softmax is peaked, its smallest weights are denormal and their products slow: HA1 with
-    scores of standard deviation 30 took 1668 ms, with denormals flushed 55 (one thread).
-    """
+    """No autocast: the dtypes are chosen. On a CPU denormal numbers are flushed: torch does it in
+    the calling thread alone; kernels/chunked.py keeps them out of the large products in all."""
     flushed = device.type != "cpu" or sys.float_info.min / 2 == 0
     with torch.autocast(device.type, enabled=False):
         try:
