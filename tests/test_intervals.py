@@ -4,10 +4,13 @@ import time
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 from sklearn.metrics import roc_auc_score
 
 from hmc_fast.evaluation import intervals
 from hmc_fast.evaluation.intervals import (
+    clopper_pearson,
+    exact_intervals,
     patient_bootstrap,
     patient_weights,
     weighted_auc,
@@ -162,3 +165,78 @@ def test_coverage_is_near_95_percent_for_patients_and_not_for_images():
             hits[unit] += low <= 2 / 3 <= high
     assert 0.91 <= hits["patients"] / 400 <= 0.98
     assert hits["images"] / 400 < 0.91
+
+
+def test_nobody_of_51_missed_still_allows_6_percent():
+    low, high = clopper_pearson(0, 51)
+    assert (low, high) == (0, pytest.approx(1 - 0.025 ** (1 / 51)))  # two-sided: 7.0 %
+    assert clopper_pearson(0, 51, level=0.9)[1] == pytest.approx(0.057, abs=5e-4)  # one-sided 95 %
+    assert clopper_pearson(51, 51) == pytest.approx([1 - high, 1])
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.9])
+def test_clopper_pearson_holds_the_true_share_in_95_percent_or_more(share):
+    counts = np.arange(54)
+    ends = np.array([clopper_pearson(count, 53) for count in counts])
+    inside = (ends[:, 0] <= share) & (share <= ends[:, 1])
+    assert binom.pmf(counts, 53, share)[inside].sum() >= 0.95
+
+
+def test_exact_intervals_count_patients():
+    labels = np.array([0, 0, 0, 1, 1, 2])
+    predicted = np.array([0, 0, 1, 1, 1, 1])
+    names = [str(index) for index in range(6)]
+    rows = exact_intervals(labels, np.eye(3)[predicted], names, CLASSES)
+    found = {(row["metric"], row["class"]): row for row in rows}
+    counts = {key: (row["count"], row["total"]) for key, row in found.items()}
+    assert counts == {
+        ("accuracy", None): (4, 6),
+        ("sensitivity", "normal"): (2, 3),
+        ("specificity", "normal"): (3, 3),
+        ("sensitivity", "benign"): (2, 2),
+        ("specificity", "benign"): (2, 4),
+        ("sensitivity", "malignant"): (0, 1),
+        ("specificity", "malignant"): (5, 5),
+    }
+    assert found["sensitivity", "benign"]["interval"] == clopper_pearson(2, 2)
+    assert [row["at_end"] for row in rows] == [False, False, True, True, False, True, True]
+
+
+def test_a_class_without_patients_has_no_exact_sensitivity():
+    rows = exact_intervals([0, 0], np.eye(2)[[0, 1]], ["a", "b"], ("no", "yes"))
+    found = [(row["metric"], row["class"]) for row in rows]
+    assert found == [("accuracy", None), ("sensitivity", "no"), ("specificity", "yes")]
+
+
+def test_exact_intervals_refuse_two_films_of_a_patient():
+    with pytest.raises(ValueError, match="2 rows of 1 patients; join their films by"):
+        exact_intervals([0, 1], np.eye(2), ["a", "a"], ("no", "yes"))
+
+
+@pytest.mark.parametrize("arguments", [(3, 2), (-1, 2), (0, 0), (1, 2, 95)])
+def test_impossible_counts_are_named(arguments):
+    with pytest.raises(ValueError, match=f"got {arguments[0]} of {arguments[1]} and"):
+        clopper_pearson(*arguments)
+
+
+def correlated(random, patients):
+    """Films of a patient share part of their probabilities; half of the patients are normal."""
+    labels = np.repeat(np.arange(patients) % 4 % 3, 2)
+    shared = np.repeat(random.normal(size=(patients, 3)), 2, axis=0)
+    logits = 0.7 * shared + 0.7 * random.normal(size=(2 * patients, 3)) + np.eye(3)[labels]
+    return labels, np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+
+
+@pytest.mark.slow
+def test_coverage_of_accuracy_sensitivity_and_auc_is_93_to_97_percent():
+    random = np.random.default_rng(0)
+    labels, probabilities = correlated(random, 300_000)
+    truth = weighted_metrics(labels, probabilities, np.ones((1, len(labels))))
+    names = [str(index // 2) for index in range(2 * 160)]
+    hits, studies = dict.fromkeys(("accuracy", "sensitivity", "auc"), 0), 1000
+    for _ in range(studies):
+        found = patient_bootstrap(*correlated(random, 160), names, CLASSES, resamples=500)
+        for name in hits:
+            hits[name] += found[name][0] <= truth[name][0] <= found[name][1]
+    for name, count in hits.items():
+        assert 0.93 <= count / studies <= 0.97, name

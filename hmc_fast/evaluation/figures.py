@@ -78,8 +78,8 @@ def confusion_matrix(counts: Any, classes: Sequence[str]) -> Figure:
             colour = "white" if share[row, column] > 0.5 else "black"
             axes.text(column, row, f"{count}\n{percent}", ha="center", va="center", color=colour)
         ticks = np.arange(len(classes))
-        axes.set_xticks(ticks, [_short(name) for name in classes])
-        axes.set_yticks(ticks, [_short(name) for name in classes], rotation=90, va="center")
+        axes.set_xticks(ticks, [short(name) for name in classes])
+        axes.set_yticks(ticks, [short(name) for name in classes], rotation=90, va="center")
         axes.set(xlabel="predicted", ylabel="truth")
         axes.tick_params(length=0)
     return figure
@@ -102,8 +102,8 @@ def roc_curves(labels: Any, probabilities: Any, classes: Sequence[str]) -> Figur
             if positive.any() and not positive.all():
                 false, true, _ = roc_curve(positive, probabilities[:, index])
                 text = f"AUC {auc(false, true):.3f}"
-            lines += axes.plot(false, true, **_line(index))
-            names.append(f"{_short(name)}: {text}")
+            lines += axes.plot(false, true, **line_style(index))
+            names.append(f"{short(name)}: {text}")
         axes.set(xlabel="1 - specificity", ylabel="sensitivity", aspect="equal")
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         axes.legend(lines, names, loc="lower right")
@@ -197,7 +197,7 @@ def _sorted(values: Mapping[int, float]) -> tuple[list[int], list[float]]:
     return epochs, [values[epoch] for epoch in epochs]
 
 
-def _line(index: int) -> dict[str, Any]:
+def line_style(index: int) -> dict[str, Any]:
     return {
         "color": COLOURS[index % len(COLOURS)],
         "linestyle": DASHES[index % len(DASHES)],
@@ -219,8 +219,8 @@ def _sheet(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
 
 def _show(axes: Axes, image: np.ndarray, title: str) -> None:
     axes.imshow(image, cmap="gray", vmin=0, vmax=255)
-    axes.set_title(_short(title, 24), fontsize=6.5, pad=2, parse_math=False)
+    axes.set_title(short(title, 24), fontsize=6.5, pad=2, parse_math=False)
 
 
-def _short(text: str, longest: int = 18) -> str:
+def short(text: str, longest: int = 18) -> str:
     return text if len(text) <= longest else text[: longest - 1] + "…"

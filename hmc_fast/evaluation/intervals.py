@@ -4,14 +4,19 @@ The two films of a patient are not independent, so whole patients are drawn with
 many as there are in each stratum (the patient's worst class). A draw is a whole-number weight an
 image; every figure of every draw then comes from matrix products and running sums. The interval
 holds the trained models fixed: it says nothing about another seed or another training set.
+
+Where nobody, or everybody, is right the bootstrap has no width at all. There the exact interval of
+a count (Clopper & Pearson, Biometrika 26, 1934) belongs beside it, on independent patients.
 """
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.stats import binomtest
 
 from hmc_fast.evaluation.metrics import METRICS, check_predictions
+from hmc_fast.evaluation.units import check_one_row_a_patient
 
 WEIGHTS_AT_ONCE = 1 << 22
 
@@ -38,14 +43,7 @@ def patient_bootstrap(
     no resamples, or a level that is not between 0 and 1.
     """
     labels, probabilities = check_predictions(labels, probabilities, classes)
-    if len(patients) != len(labels):
-        raise ValueError(
-            f"patients must be one name an image: got {len(patients)} for {len(labels)} images"
-        )
-    if resamples < 1 or not 0 < level < 1:
-        raise ValueError(
-            f"resamples must be 1 or more and level between 0 and 1: got {resamples} and {level}"
-        )
+    check_draws(labels, patients, resamples, level)
     draws = [
         weighted_metrics(labels, probabilities, weights)
         for weights in patient_weights(labels, patients, resamples=resamples, seed=seed)
@@ -54,6 +52,73 @@ def patient_bootstrap(
         name: _percentiles(np.concatenate([draw[name] for draw in draws]), level)
         for name in METRICS
     }
+
+
+def clopper_pearson(count: int, total: int, level: float = 0.95) -> list[float]:
+    """Exact two-sided interval of a share, `count` of `total` independent patients.
+
+    0 of 51 gives 0 to 0.070; an upper limit alone (level 0.90, its upper end) is 0.057.
+    Raises ValueError: no patient, count not in 0..total, level not between 0 and 1.
+    """
+    if not 0 <= count <= total or total < 1 or not 0 < level < 1:
+        raise ValueError(
+            "needs 0 <= count <= total, a total of 1 or more and a level between 0 and 1: "
+            f"got {count} of {total} and {level}"
+        )
+    ends = binomtest(count, total).proportion_ci(level, method="exact")
+    return [float(ends.low), float(ends.high)]
+
+
+def exact_intervals(
+    labels: Any,
+    probabilities: Any,
+    patients: Sequence[str],
+    classes: Sequence[str],
+    *,
+    level: float = 0.95,
+) -> list[dict[str, Any]]:
+    """Clopper-Pearson intervals of the accuracy and of each class's sensitivity and specificity.
+
+    labels: (n,) int; probabilities: (n, C); patients: n different names: the interval is exact only
+    for independent rows, so films of one patient are joined first (`units.by_unit`).
+
+    Returns rows of "metric", "class" (None for the accuracy), "count", "total", "value", "interval"
+    and "at_end" (nobody or everybody); a figure without patients has no row.
+    Raises ValueError: as `classification_metrics`, or a patient stands in two rows.
+    """
+    labels, probabilities = check_predictions(labels, probabilities, classes)
+    check_one_row_a_patient(labels, patients)
+    predicted = probabilities.argmax(axis=1)
+    hits: list[tuple[str, str | None, np.ndarray]] = [("accuracy", None, predicted == labels)]
+    for index, name in enumerate(classes):
+        hits.append(("sensitivity", name, predicted[labels == index] == index))
+        hits.append(("specificity", name, predicted[labels != index] != index))
+    return [
+        {
+            "metric": metric,
+            "class": name,
+            "count": int(right.sum()),
+            "total": len(right),
+            "value": float(right.mean()),
+            "interval": clopper_pearson(int(right.sum()), len(right), level),
+            "at_end": bool(right.all() or not right.any()),
+        }
+        for metric, name, right in hits
+        if len(right)
+    ]
+
+
+def check_draws(labels: Any, patients: Sequence[str], resamples: int, level: float) -> None:
+    """Raises ValueError: another number of patients than images, no resamples, or a level that is
+    not between 0 and 1."""
+    if len(patients) != len(labels):
+        raise ValueError(
+            f"patients must be one name an image: got {len(patients)} for {len(labels)} images"
+        )
+    if resamples < 1 or not 0 < level < 1:
+        raise ValueError(
+            f"resamples must be 1 or more and level between 0 and 1: got {resamples} and {level}"
+        )
 
 
 def patient_weights(
