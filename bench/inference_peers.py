@@ -4,30 +4,20 @@ Both get the plain network with textbook attention, float32, and as many threads
     pip install onnx onnxruntime onnxscript openvino
 """
 
-import tempfile
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from hmc_fast.models.exported import onnx_call, onnx_file, traced
 
 Call = Callable[[Tensor], Tensor]
 
 
 def onnxruntime_call(model: nn.Module, images: Tensor) -> Call:
-    """A session made from an ONNX file. Raises ImportError where a package is missing."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "network.onnx"
-        program = torch.onnx.export(model, (images,), dynamo=True, verbose=False)
-        program.save(path)
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda given: torch.from_numpy(session.run(None, {name: given.numpy()})[0])
+    """A session of what `hmc-fast export --plain` writes. Raises ImportError."""
+    return onnx_call(onnx_file(traced(model, images.shape[-1]), metadata=""))
 
 
 def openvino_call(model: nn.Module, images: Tensor) -> Call:

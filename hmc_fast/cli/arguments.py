@@ -1,12 +1,15 @@
 """The parser behind every subcommand: no abbreviations, and errors of one sentence that name the
-nearest flag."""
+nearest flag; and checks that several of them make."""
 
 import argparse
 import difflib
 import re
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import NoReturn
+
+from hmc_fast.errors import InputError
 
 
 class Parser(argparse.ArgumentParser):
@@ -46,3 +49,10 @@ def closest(word: str, known: Iterable[str]) -> str | None:
     begun = [name for name in known if len(word) > 2 and name.startswith(word)]
     near = begun or difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return near[0] if near else None
+
+
+def check_out(out: Path | None) -> None:
+    """InputError where a file cannot get this name: better now than when all is computed."""
+    if out is not None and (out.is_dir() or not out.parent.is_dir()):
+        reason = "it is a folder" if out.is_dir() else f"{out.parent} is no folder"
+        raise InputError(f"cannot write {out}: {reason}")

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from hmc_fast.attention import BACKENDS
+from hmc_fast.cli.arguments import check_out
 from hmc_fast.data.dataset import pixel_hash
 from hmc_fast.data.images import read_image
 from hmc_fast.errors import InputError
@@ -49,7 +50,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Predict; returns 0, or 1 where some of the images could not be read (each is named)."""
-    _check_out(args.out)
+    check_out(args.out)
     device = resolve_device(args.device)
     check_attention(args.backend, device)
     models = _load(args.model, args.fold, args.backend, device)
@@ -76,13 +77,6 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("none of the images could be read")
     _write(args, ["image", "predicted", *(f"p_{name}" for name in models[0].classes)], rows)
     return 1 if failed else 0
-
-
-def _check_out(out: Path | None) -> None:
-    """Better now than when all is computed."""
-    if out is not None and (out.is_dir() or not out.parent.is_dir()):
-        reason = "it is a folder" if out.is_dir() else f"{out.parent} is no folder"
-        raise InputError(f"cannot write {out}: {reason}")
 
 
 def _load(run_folder: Path, fold: int | None, backend: str, device: torch.device) -> list[Any]:
