@@ -5,44 +5,20 @@ changes or a neighbour that wakes up then slows both. Before it times a pair, a 
 their results.
 """
 
-import time
-from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
-from functools import cache
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
 import torch
 
-from hmc_fast.environment import commit, environment, package_version
-from hmc_fast.files import write_csv
-from hmc_fast.kernels.configurations import dtype_name
+from hmc_fast.profiling import rows, timing
+from hmc_fast.profiling.rows import COLUMNS, ENVIRONMENT, METRICS
+from hmc_fast.profiling.timing import milliseconds, quantiles, synchronize
 
+__all__ = ["COLUMNS", "ENVIRONMENT", "METRICS", "milliseconds", "quantiles", "synchronize"]
 RESULTS = Path(__file__).resolve().parent / "results"
-METRICS = ("ms", "tflops", "gbps", "peak_mib", "error")
-ENVIRONMENT = ("gpu", "torch", "triton", "commit", "date")
-COLUMNS = (
-    *("op", "provider", "mode", "batch", "n", "d_qk", "d_v", "dtype"),
-    *("metric", "q50", "q20", "q80"),
-    *ENVIRONMENT,
-)
 Side = Callable[[], object]
-
-
-def milliseconds(function: Side) -> float:
-    """The time of one call in ms, until the GPU has finished where one is in use."""
-    synchronize()
-    started = time.perf_counter()
-    function()
-    synchronize()
-    return (time.perf_counter() - started) * 1e3
-
-
-def synchronize() -> None:
-    """Wait for the GPU if this process uses one."""
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
+Name = TypeVar("Name", bound=Hashable)
 
 
 def interleave(
@@ -53,7 +29,9 @@ def interleave(
     return times["a"], times["b"]
 
 
-def in_turn(sides: Mapping[str, Side], rounds: int = 20, warmup: int = 3) -> dict[str, list[float]]:
+def in_turn(
+    sides: Mapping[Name, Side], rounds: int = 20, warmup: int = 3
+) -> dict[Name, list[float]]:
     """Times of each side in ms, one each a round, after `warmup` untimed calls of all.
 
     The order turns round every time (a b c, c b a, …): nobody always finds another's warm cache.
@@ -61,18 +39,7 @@ def in_turn(sides: Mapping[str, Side], rounds: int = 20, warmup: int = 3) -> dic
     for _ in range(warmup):
         for side in sides.values():
             side()
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    for index in range(rounds):
-        names = list(sides) if index % 2 == 0 else list(reversed(sides))
-        for name in names:
-            times[name].append(milliseconds(sides[name]))
-    return times
-
-
-def quantiles(values: Iterable[float]) -> dict[str, float]:
-    """The median and the 20 and 80 % quantiles, as the columns q50, q20, q80."""
-    q50, q20, q80 = np.quantile(np.fromiter(values, dtype=float), [0.5, 0.2, 0.8])
-    return {"q50": float(q50), "q20": float(q20), "q80": float(q80)}
+    return timing.in_turn(sides, range(rounds), milliseconds)
 
 
 def record_pair(
@@ -130,39 +97,24 @@ def row(
     d_v: int,
     dtype: torch.dtype,
 ) -> dict[str, Any]:
-    """One number as a line of a result file: what ran, quantiles of `values`, and on what.
-
-    mode: forward, backward or step. metric: one of METRICS. n: tokens.
-    """
-    if metric not in METRICS:
-        raise ValueError(f"metric is one of {', '.join(METRICS)}, not {metric!r}")
-    what = {"op": op, "provider": provider, "mode": mode, "batch": batch, "n": n}
-    sizes = {"d_qk": d_qk, "d_v": d_v, "dtype": dtype_name(dtype)}
-    return what | sizes | {"metric": metric} | quantiles(values) | environment_columns()
+    """`rows.row` on the machine's GPU where there is one; mode: forward, backward or step; n:
+    tokens."""
+    sizes = {"batch": batch, "n": n, "d_qk": d_qk, "d_v": d_v, "dtype": dtype}
+    return rows.row(op, provider, mode, metric, values, **sizes, device=_device())  # type: ignore[arg-type]
 
 
-@cache
 def environment_columns() -> dict[str, str]:
     """On what a number was measured; `gpu` names the processor where there is no GPU."""
-    found = environment()
-    processor = f"{found['cpu']['model']}, {found['cpu']['threads']} threads"
-    gpus = [device["name"] for device in found["cuda"]["devices"]]
-    return {
-        "gpu": gpus[0] if gpus else processor,
-        "torch": torch.__version__,
-        "triton": package_version("triton") or "none",
-        "commit": commit() or "none",
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-    }
+    return rows.environment_columns(_device())
 
 
-def write_rows(name: str, rows: Iterable[Mapping[str, Any]], results: Path = RESULTS) -> Path:
-    """Replace `results`/`name`.csv by `rows`, one line one number, columns as COLUMNS."""
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def write_rows(name: str, lines: Iterable[Mapping[str, Any]], results: Path = RESULTS) -> Path:
+    """Replace `results`/`name`.csv by `lines`, one line one number, columns as COLUMNS."""
     results.mkdir(parents=True, exist_ok=True)
     path = results / f"{name}.csv"
-    write_csv(path, COLUMNS, [[_cell(line[column]) for column in COLUMNS] for line in rows])
+    rows.write_rows(path, lines)
     return path
-
-
-def _cell(value: Any) -> Any:
-    return f"{value:.6g}" if isinstance(value, float) else value

@@ -29,8 +29,11 @@ from triton.runtime.jit import create_function_from_signature
 from inner_loop import InnerLoop, inner_loop
 from sass import Code
 
-# Their exponentials stand before or after the loop.
-WITHOUT_EXPONENTIALS = ("forward_short", "backward_short")
+# Their exponentials stand before or after the loop; convolutions have none.
+WITHOUT_EXPONENTIALS = (
+    *("forward_short", "backward_short"),
+    *("pointwise_convolution", "pooled_stem_kernel"),
+)
 LAYOUT = re.compile(
     r"^(#\w+) = #ttg\.nvidia_mma<\{versionMajor = (\d+).*?warpsPerCTA = \[(\d+), (\d+)\]", re.M
 )

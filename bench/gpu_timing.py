@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import torch
 
+from hmc_fast.profiling import memory
+
 BURST_MS, MOST_CALLS = 2.0, 50
 BUDGET_MS, LEAST_ROUNDS = 120.0, 3  # of one side, all its bursts together
 CALLS_IN_GRAPH = 10
@@ -118,15 +120,7 @@ def peak_mib(side: Side) -> float:
     The inputs are allocated before; results and everything kept for backward count.
     """
     with side.context():
-        side.call()  # libraries take their workspaces
-        torch.cuda.synchronize()
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        result = side.call()
-        torch.cuda.synchronize()
-        del result
-    return (torch.cuda.max_memory_allocated() - before) / 2**20
+        return memory.peak_mib(side.call, torch.device("cuda", torch.cuda.current_device()))
 
 
 def slug(gpu: str) -> str:

@@ -19,18 +19,27 @@ import copy
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import inference_gpu
 from command_line import Parser
 from common import RESULTS, in_turn, quantiles, record_pair, row, write_rows
 from hmc_fast import optimize_for_inference
+from hmc_fast.kernels.configurations import dtype_name
 from hmc_fast.models.optimized import has_fast_bfloat16
-from inference_cases import SIZE, TOLERANCES, largest_difference, network, phantom_images
+from inference_cases import (
+    SIZE,
+    TOLERANCES,
+    largest_difference,
+    network,
+    phantom_images,
+    probabilities,
+    textbook,
+)
 from inference_peers import installed_peers
 
 VARIANTS = ("hmc", "resnet50")
@@ -41,20 +50,11 @@ needs_bfloat16 = pytest.mark.skipif(
 )
 
 
-def textbook(model: nn.Module) -> nn.Module:
-    """The same network with the attention as the paper writes it."""
-    model = copy.deepcopy(model)
-    for module in model.modules():
-        if hasattr(module, "backend"):
-            module.backend = "reference"
-    return model
-
-
 def optimised(variant: str, dtype: torch.dtype, images: Tensor) -> Call:
     """Right, or no timing."""
     model = network(variant)
     fast = optimize_for_inference(model, dtype=dtype, grayscale=True)
-    difference = largest_difference(fast, model, images)
+    difference = largest_difference(fast, probabilities(model, images), images)
     assert difference <= TOLERANCES[dtype], f"{variant} {dtype}: max |Δp| {difference:.2g}"
     return fast
 
@@ -101,34 +101,44 @@ def test_resnet50_against_hmc_both_optimised(benchmark, batch, dtype):
     compare(benchmark, ("resnet50", "hmc"), calls, batch)
 
 
-def cpu_calls(variant: str, dtype: torch.dtype, images: Tensor) -> dict[str, Call]:
-    """Who is timed at one case, by the name of the rows."""
+class Case(NamedTuple):
+    """Who is timed: the first columns of a row."""
+
+    variant: str
+    provider: str
+    dtype: torch.dtype
+
+
+def cpu_calls(variant: str, images: Tensor) -> dict[Case, Call]:
+    """Everybody who runs a network here; all are given float32 and convert it themselves."""
     model = network(variant)
-    calls: dict[str, Call] = {"optimised": optimised(variant, dtype, images), "eager": model}
-    if dtype != torch.float32:
-        calls["eager"] = copy.deepcopy(model).to(dtype)
-        return {name: lambda x, call=call: call(x.to(dtype)) for name, call in calls.items()}
+    calls: dict[Case, Call] = {Case(variant, "eager", torch.float32): model}
+    for dtype in [torch.float32] + [torch.bfloat16] * has_fast_bfloat16():
+        calls[Case(variant, "optimised", dtype)] = optimised(variant, dtype, images)
+    if has_fast_bfloat16():
+        low = copy.deepcopy(model).bfloat16()
+        calls[Case(variant, "eager", torch.bfloat16)] = lambda x: low(x.bfloat16())
+    others = installed_peers(textbook(model), images)
     if variant == "hmc":
-        calls["eager-textbook"] = textbook(model)
-    return calls | installed_peers(textbook(model), images)
+        others["eager-textbook"] = textbook(model)
+    return calls | {Case(variant, name, torch.float32): call for name, call in others.items()}
 
 
 def cpu_rows(rounds: int) -> Iterator[dict[str, Any]]:
-    dtypes = [torch.float32] + [torch.bfloat16] * has_fast_bfloat16()
+    """All networks and providers of one batch size are timed in turn."""
     for batch in BATCHES:
-        images = phantom_images(batch)
-        for dtype in dtypes:
-            for variant in VARIANTS:
-                calls = cpu_calls(variant, dtype, images)
-                times = in_turn({n: side(call, images) for n, call in calls.items()}, rounds)
-                medians = {name: quantiles(values)["q50"] / batch for name, values in times.items()}
-                line = ", ".join(f"{name} {ms:.1f}" for name, ms in medians.items())
-                print(f"{variant} {dtype} batch {batch}, ms an image: {line}", flush=True)
-                for name, values in times.items():
-                    yield row(
-                        variant, name, "forward", "ms", values, batch=batch, n=SIZE, d_qk=0, d_v=0,
-                        dtype=dtype,
-                    )  # fmt: skip
+        images, calls = phantom_images(batch), {}
+        for variant in VARIANTS:
+            calls |= cpu_calls(variant, images)
+        times = in_turn({case: side(call, images) for case, call in calls.items()}, rounds)
+        for case, values in times.items():
+            variant, provider, dtype = case
+            ms = quantiles(values)["q50"] / batch
+            print(
+                f"batch {batch}: {variant:9} {provider:15} {dtype_name(dtype):9} {ms:7.1f} ms/img"
+            )
+            sizes = {"batch": batch, "n": SIZE, "d_qk": 0, "d_v": 0, "dtype": dtype}
+            yield row(variant, provider, "forward", "ms", values, **sizes)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:

@@ -8,13 +8,15 @@
     compile-autotune     mode max-autotune, with --full: it compiles for minutes
 
 Rows are written after each network and batch size: a time-out costs what is left. All are compared
-with the float32 network before they are timed; max |Δp| is printed.
+with the float32 network before they are timed; max |Δp| is printed. In the end the kernels of one
+optimised forward, beside the design's gate (inference_kernels.py).
 """
 
 import argparse
 import contextlib
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +27,15 @@ from attention_targets import Missing, Results, Target, table
 from common import environment_columns, quantiles, row
 from gpu_timing import Side, bursts_in_turn, check_alive, peak_mib, slug
 from hmc_fast import optimize_for_inference
-from inference_cases import SIZE, TOLERANCES, largest_difference, network, phantom_images
+from inference_cases import (
+    SIZE,
+    TOLERANCES,
+    largest_difference,
+    network,
+    phantom_images,
+    probabilities,
+)
+from inference_kernels import kernels_of, table_of, write_kernels
 
 DEVICE = "cuda"
 BATCHES = (32, 1)
@@ -69,12 +79,13 @@ def providers(variant: str, batch: int, full: bool) -> dict[str, Callable[[nn.Mo
 def sides(variant: str, batch: int, full: bool) -> dict[str, Side]:
     """Those that run and are right. One channel each image: nobody waits for the check."""
     model, images = network(variant).to(DEVICE), phantom_images(batch).to(DEVICE)
-    low, found = images.to(DTYPE, memory_format=torch.channels_last), {}
+    expected, found = probabilities(model, images), {}
+    low = images.to(DTYPE, memory_format=torch.channels_last)
     for name, make in providers(variant, batch, full).items():
         given = low[:, :1] if name.startswith("optimised") else low
         try:
             call = make(model)
-            difference = largest_difference(lambda _, c=call, x=given: c(x), model, images)
+            difference = largest_difference(call, expected, given)
             print(f"{variant} batch {batch} {name}: max |Δp| {difference:.2g}", flush=True)
             if not difference <= TOLERANCES[DTYPE]:
                 raise AssertionError(f"max |Δp| is {difference:.2g}")
@@ -143,6 +154,20 @@ TARGETS = [
 ]
 
 
+def list_kernels(folder: Path) -> Path:
+    """Print and write what one optimised forward runs."""
+    found = {}
+    for batch in BATCHES:
+        images = phantom_images(batch)[:, :1].to(DEVICE)
+        for variant in ("resnet50", "hmc"):
+            model = network(variant).to(DEVICE)
+            fast = optimize_for_inference(model, dtype=DTYPE, grayscale=True)
+            prepared = fast._prepare(images)
+            found[variant, batch] = kernels_of(lambda f=fast, x=prepared: f.net(x))
+            print("\n".join(table_of(variant, batch, found[variant, batch])))
+    return write_kernels(found, folder)
+
+
 def main(args: argparse.Namespace) -> int:
     """Measure, write, print targets; 1 where the optimised networks did not run."""
     name, found = f"inference-{slug(environment_columns()['gpu'])}", set()
@@ -153,4 +178,5 @@ def main(args: argparse.Namespace) -> int:
             merge_rows(name, rows, args.out)
     print("\n".join(table(read_rows(name, args.out), TARGETS)))
     print(args.out / f"{name}.csv")
+    print(list_kernels(args.out))
     return int(len(found) < 2 * len(BATCHES))

@@ -1,7 +1,7 @@
 """Other ways to run the network on a CPU, where they are installed: onnxruntime and OpenVINO.
 
 Both get the plain network with textbook attention, float32, and as many threads as torch has.
-    pip install onnx onnxruntime onnxscript openvino
+    pip install -e ".[export,peers]"
 """
 
 import warnings

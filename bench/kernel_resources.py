@@ -1,4 +1,4 @@
-"""What does each attention kernel take on each GPU? No GPU is needed: it is compiled, and read.
+"""What does each kernel take on each GPU? No GPU is needed: it is compiled, and read.
 
     python bench/kernel_resources.py                    every kernel, shape, dtype and architecture
     python bench/kernel_resources.py --check            exit 1 where a kernel breaks a rule
@@ -6,7 +6,8 @@
 
 A row: shared memory; registers; spills, loads and stores (LDL, STL), and of these in the inner
 loop; the inner loop's matrix instructions and exponentials; on sm_90 the exponentials under a
-product of the warp group, and those after its last instruction; a time from a MODEL.
+product of the warp group, and those after its last instruction; a time from a MODEL, which of a
+convolution is that of its memory traffic alone.
 
 Rules: shared memory that the GPU has; no product of 64 rows or more laid out as [1, warps] (its
 softmax would go through shared memory); no spills in the inner loop; on sm_90 HGMMA, and not one
@@ -127,7 +128,8 @@ def write_golden(rows: Sequence[Row], found: Sequence[Resources], complete: bool
 def cells(row: Row, found: Resources) -> tuple[str, ...]:
     """One row of the table, in the order of HEADER."""
     case, loop = row.case, found.loop
-    mode = case.mode if case.residual else f"{case.mode}, no gamma"
+    no_gamma = not (case.residual or case.is_convolution)
+    mode = f"{case.mode}, no gamma" if no_gamma else case.mode
     what = (str(row.architecture), row.dtype, str(case.batch), str(case.shape), mode)
     if found.error:
         return (*what, row.kernel, row.tile, found.error)

@@ -14,6 +14,11 @@ README = Path(__file__).resolve().parents[1] / "README.md"
 BEGIN, END = "<!-- begin {} -->\n", "<!-- end {} -->"
 BLOCKS = {"ha1": "HA1, 3136 tokens", "ha2": "HA2, 784 tokens"}
 MODES = {"forward": "forward", "step": "forward and backward"}
+NETWORKS = {"hmc": "HMC-Net", "resnet50": "ResNet50"}
+PROVIDERS = [  # columns of the inference table behind the first
+    ("float32", "onnxruntime"), ("float32", "openvino"), ("float32", "optimised"),
+    ("bfloat16", "optimised"),
+]  # fmt: skip
 
 
 def read(name: str) -> list[dict[str, str]]:
@@ -40,25 +45,53 @@ def attention_table() -> str:
                     f"| {title}, batch {batch}, {words} | {plain:.3g} ms | {sdpa:.3g} ms "
                     f"| {ours:.3g} ms | {plain / ours:.2f}x |"
                 )
-    return "\n".join([*lines, "", conditions(rows[0]), ""])
+    return finished(lines, rows[0], "attention.py", "the three timed in turn")
 
 
-def conditions(row: dict[str, str]) -> str:
-    """What stands under a table."""
-    return (
-        f"Measured on {row['gpu']}, torch {row['torch']}, {row['date']}: medians, the three timed "
-        "in turn in one process after their results were compared (`python bench/attention.py`)."
+def inference_table() -> str:
+    """Networks and peers on a CPU, milliseconds an image."""
+    rows = [r for r in read("inference-cpu") if r["metric"] == "ms"]
+    found = {
+        (r["op"], r["batch"], r["dtype"], r["provider"]): float(r["q50"]) / int(r["batch"])
+        for r in rows
+    }
+    lines = [
+        "| inference, ms an image | eager | onnxruntime | OpenVINO | optimised | bfloat16 |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for network, title in NETWORKS.items():
+        for batch in ("1", "8"):
+            eager = found[network, batch, "float32", "eager"]
+            cells = [f"{eager:.0f}"]
+            for dtype, provider in PROVIDERS:
+                ms = found.get((network, batch, dtype, provider))
+                cells.append("-" if ms is None else f"{ms:.0f} ({eager / ms:.2f}x)")
+            lines.append(f"| {title}, batch {batch} | {' | '.join(cells)} |")
+    return finished(lines, rows[0], "inference.py", "float32 but for the last column, all in turn")
+
+
+def finished(lines: list[str], row: dict[str, str], script: str, how: str) -> str:
+    """A table and, under it, its conditions."""
+    conditions = (
+        f"Measured on {row['gpu']}, torch {row['torch']}, {row['date']}: medians, {how} in one "
+        f"process after their results were compared (`python bench/{script}`)."
     )
+    return "\n".join([*lines, "", conditions, ""])
+
+
+TABLES = {"attention-cpu": attention_table, "inference-cpu": inference_table}
 
 
 def rewrite(text: str) -> str:
     """The README with its tables made anew."""
-    begin, end = BEGIN.format("attention-cpu"), END.format("attention-cpu")
-    before, _, rest = text.partition(begin)
-    _, marker, after = rest.partition(end)
-    if not marker:
-        sys.exit(f"README.md must hold {begin.strip()} and {end}")
-    return before + begin + attention_table() + end + after
+    for name, table in TABLES.items():
+        begin, end = BEGIN.format(name), END.format(name)
+        before, _, rest = text.partition(begin)
+        _, marker, after = rest.partition(end)
+        if not marker:
+            sys.exit(f"README.md must hold {begin.strip()} and {end}")
+        text = before + begin + table() + end + after
+    return text
 
 
 def main() -> None:

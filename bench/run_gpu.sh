@@ -3,7 +3,8 @@
 #
 #   bench/run_gpu.sh            on a machine with a CUDA device; no network, nothing is installed
 #   OUT=DIR bench/run_gpu.sh    results into DIR instead of bench/results; also PYTHON, the
-#                               interpreter, and LIMIT and STEP, seconds for all and for one step
+#                               interpreter, LIMIT and STEP, seconds for all and for one step, and
+#                               ONLY, a pattern: the steps whose name it finds ('inference|score')
 #
 # Each step has a time-out, so that a hang costs one step, and a failed step stops no other. Exit
 # code: 0, 1 where a step failed, 2 where there is no CUDA device: then all is tried that needs none
@@ -15,8 +16,9 @@ cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-$(command -v python || command -v python3)}
 LOG=${OUT:+$OUT/run_gpu.log}  # results that are to be committed lie beside no log
 OUT=${OUT:-bench/results}
-LIMIT=${LIMIT:-530} STEP=${STEP:-180}
-BENCHMARKS=(inference training score_cam)  # besides attention: those that exist are run
+LIMIT=${LIMIT:-530} STEP=${STEP:-180} ONLY=${ONLY:-}
+# besides attention: those that exist are run
+BENCHMARKS=(inference training score_cam convolution_plans agreement waterfall)
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 export MPLCONFIGDIR=${MPLCONFIGDIR:-${TMPDIR:-/tmp}}
 summary=() failed=0
@@ -24,6 +26,7 @@ summary=() failed=0
 step() { # step SECONDS NAME COMMAND...: run it within its time-out and what is left of LIMIT
     local seconds=$1 name=$2 started=$SECONDS code
     shift 2
+    [[ -z $ONLY || $name =~ $ONLY ]] || return
     ((seconds > STEP)) && seconds=$STEP
     ((seconds > LIMIT - SECONDS)) && seconds=$((LIMIT - SECONDS))
     if ((seconds < 1)); then
@@ -56,6 +59,7 @@ without_gpu() {
     done
     step 120 "the cases of bench/attention.py" "$PYTHON" bench/attention.py --list
     step 120 "the candidates of bench/tune.py" "$PYTHON" bench/tune.py --dry-run
+    step 120 "the layers of bench/convolution_plans.py" "$PYTHON" bench/convolution_plans.py --list
     step 120 "the GPU tests are found" "$PYTHON" -m pytest -q -p no:cacheprovider \
         --collect-only -m gpu $(gpu_tests)
 }
@@ -70,7 +74,7 @@ with_gpu() {
             --out "$OUT"
     done
     for name in $(existing); do
-        step 60 "$name" "$PYTHON" "bench/$name.py" --out "$OUT"
+        step 90 "$name" "$PYTHON" "bench/$name.py" --out "$OUT"
     done
     step 30 "attention: targets" "$PYTHON" bench/attention.py --targets --out "$OUT"
 }

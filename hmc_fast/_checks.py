@@ -13,6 +13,11 @@ KERNEL_FILES = (
     "configurations.json",
     "attention_forward.py",
     "attention_backward.py",
+    "convolution_reference.py",
+    "convolution_plans.py",
+    "convolution_plans.json",
+    "pointwise.py",
+    "masked_images.py",
 )
 
 

@@ -100,7 +100,7 @@ def _triton_outputs(q: Tensor, *others: Any, keep: bool) -> tuple[Tensor, ...]:
     from hmc_fast.kernels.attention_forward import attention_forward
 
     with torch.cuda.device_of(q):
-        return attention_forward(q, *others, keep=keep, precision=_precision(q.dtype))
+        return attention_forward(q, *others, keep=keep, precision=product_precision(q.dtype))
 
 
 def _triton_backward(
@@ -118,12 +118,12 @@ def _triton_backward(
     with torch.cuda.device_of(q):
         dq, dk, dv, dgamma = attention_backward(
             dout, q, k, v, gamma, attended, lse, scale,
-            atomics=_atomics(), precision=_precision(q.dtype),
+            atomics=_atomics(), precision=product_precision(q.dtype),
         )  # fmt: skip
     return dq, dk, dv, q.new_empty(0) if dgamma is None else dgamma
 
 
-def _precision(dtype: torch.dtype) -> str:
+def product_precision(dtype: torch.dtype) -> str:
     """Of float32 products: ieee, unless HMC_FAST_FP32 or torch's own switch asks for less."""
     if dtype != torch.float32:
         return "ieee"

@@ -16,7 +16,6 @@ would do for the calling thread alone.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 # Of scores: the fastest of 4 to 40 MiB at HA1 on a CPU; small blocks waste the matrix product.
@@ -110,4 +109,4 @@ def _probabilities(scaled_q: Tensor, k: Tensor, buffer: Tensor, peaked: bool) ->
     scores = buffer[: scaled_q.shape[0]]
     torch.mm(scaled_q, k.t(), out=scores)
     torch.softmax(scores, dim=1, out=scores)
-    return F.threshold_(scores, WEIGHTLESS, 0.0) if peaked else scores
+    return torch.threshold_(scores, WEIGHTLESS, 0.0) if peaked else scores

@@ -21,7 +21,7 @@ COLUMNS = "op,provider,mode,batch,n,d_qk,d_v,dtype,metric,q50,q20,q80,gpu,torch,
 def clock(monkeypatch):
     """A clock that moves only when a side runs."""
     now = SimpleNamespace(seconds=0.0)
-    monkeypatch.setattr(common.time, "perf_counter", lambda: now.seconds)
+    monkeypatch.setattr(common.timing.time, "perf_counter", lambda: now.seconds)
 
     def side(name, seconds, log):
         def run():
@@ -90,7 +90,9 @@ def test_rows_are_written_as_the_agreed_columns(tmp_path):
 
 def test_unknown_metric_is_refused():
     sizes = {"batch": 1, "n": 1, "d_qk": 1, "d_v": 1, "dtype": torch.float32}
-    with pytest.raises(ValueError, match="ms, tflops, gbps, peak_mib, error, not 'seconds'"):
+    with pytest.raises(
+        ValueError, match="ms, tflops, gbps, peak_mib, error, parameters, gmac, not 'seconds'"
+    ):
         common.row("attention", "chunked", "forward", "seconds", [1.0], **sizes)
 
 

@@ -168,17 +168,24 @@ def test_every_import_of_the_package_is_a_declared_dependency():
     declared = {distribution(requirement) for requirement in PROJECT["project"]["dependencies"]}
     used = set(imported_names(ROOT / "hmc_fast")) | set(imported_names(ROOT / "kernels"))
     foreign = used - set(sys.stdlib_module_names) - {"hmc_fast"}
-    optional = {"triton"}
+    optional = {"triton", *PROJECT["project"]["optional-dependencies"]["export"]}
     assert {IMPORT_NAMES.get(name, name) for name in foreign} - declared - optional == set()
 
 
-def test_every_import_of_the_tests_is_in_the_test_extra():
-    extras = PROJECT["project"]["optional-dependencies"]["test"]
+def test_every_import_of_the_tests_and_benchmarks_is_in_an_extra():
+    optional = PROJECT["project"]["optional-dependencies"]
+    extras = (*optional["test"], *optional["peers"])
     declared = {distribution(name) for name in (*PROJECT["project"]["dependencies"], *extras)}
     local = {path.stem for folder in ("tests", "bench") for path in (ROOT / folder).glob("*.py")}
     used = set(imported_names(ROOT / "tests")) | set(imported_names(ROOT / "bench"))
     foreign = used - set(sys.stdlib_module_names) - {"hmc_fast"} - local
-    named = {"pytest_benchmark": "pytest-benchmark", "triton": "torch", **IMPORT_NAMES}
+    named = {
+        "pytest_benchmark": "pytest-benchmark",
+        "pytorch_grad_cam": "grad-cam",
+        "scikit_posthocs": "scikit-posthocs",
+        "triton": "torch",
+        **IMPORT_NAMES,
+    }
     assert {named.get(name, name) for name in foreign} - declared == set()
 
 

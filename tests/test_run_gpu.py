@@ -1,6 +1,7 @@
 """bench/run_gpu.sh with an interpreter that only plays its part, and as it is without a GPU."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -56,8 +57,19 @@ def test_a_hang_costs_one_step_and_a_failure_none_of_the_others(tmp_path):
     summary = " ".join(done.stdout.split("== steps\n")[1].split())
     assert "exit 124, stopped after 2 s attention: ha2" in summary
     assert "exit 7 attention: ca34" in summary
-    assert summary.count("exit 0") == 7
+    names = re.search(r"BENCHMARKS=\((.*)\)", SCRIPT.read_text())[1].split()
+    there = [name for name in names if (ROOT / "bench" / f"{name}.py").exists()]
+    assert {"inference", "waterfall"} <= set(there)
+    assert summary.count("exit 0") == 6 + len(there)  # tests, comparison, three cases, targets
     assert any("--targets" in command for command in ran(done.stdout))
+
+
+def test_only_some_steps_on_demand(tmp_path):
+    done = run(tmp_path, gpu=True, ONLY="^inference$|ha2")
+    assert done.returncode == 0
+    assert [words.split()[0] for words in ran(done.stdout)[1:]] == [
+        "bench/attention.py", "bench/inference.py",
+    ]  # fmt: skip
 
 
 def test_steps_without_time_left_are_named(tmp_path):

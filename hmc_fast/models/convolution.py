@@ -60,6 +60,11 @@ class Convolution(nn.Module):
             out = out + residual
         return out.relu() if self.relu else out
 
+    @classmethod
+    def pooled(cls, parts: "Parts", pool: nn.MaxPool2d) -> nn.Sequential:
+        """Such a convolution with ReLU, and a max-pool like `pool` behind it: a network's stem."""
+        return nn.Sequential(cls(*parts, relu=True), copy.deepcopy(pool))
+
     def extra_repr(self) -> str:
         sizes = "x".join(str(size) for size in self.weight.shape)
         return f"{sizes}, {self.geometry}, relu={self.relu}"

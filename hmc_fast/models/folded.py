@@ -5,7 +5,6 @@ trained network, computing all folded weights in float64; `optimize_for_inferenc
 builds it with faster convolutions.
 """
 
-import copy
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -67,9 +66,9 @@ class FoldedNet(nn.Module):
         super().__init__()
         self.channels = model.conv1.in_channels
         self.grey = grayscale and use.grey_stem
-        conv, geometry, norm = parts_of(model.conv1, model.bn1, use)
-        conv1 = kind(grey(conv) if self.grey else conv, geometry, norm, relu=True)
-        self.stem = nn.Sequential(conv1, copy.deepcopy(model.maxpool))
+        parts = parts_of(model.conv1, model.bn1, use)
+        parts = parts._replace(conv=grey(parts.conv)) if self.grey else parts
+        self.stem = kind.pooled(parts, model.maxpool)
         self.names = ["stem"]
         for layer, block in BLOCKS.items():
             stages = (_Bottleneck(part, use, kind) for part in getattr(model, layer))

@@ -1,28 +1,33 @@
 """Convolutions on an NVIDIA GPU: bias, residual and ReLU without a pass over the result.
 
-    1x1 of stride 1, ReLU, no residual    a GEMM, bias and ReLU in cuBLASLt's epilogue
-    1x1 of stride 1, neither              a GEMM, bias in the epilogue
-    all others that end in ReLU           cuDNN's fused convolution
-    the rest (shortcuts)                  cuDNN's convolution, which has no bias left to add
+    1x1, either stride           one product, whatever follows it in its epilogue: by cuBLASLt,
+                                 cuDNN or a kernel of ours, per layer (convolution_plans.py)
+    all others that end in ReLU  cuDNN's fused convolution
+    the grey stem                convolution, ReLU and max-pool in one kernel
 
-torch has cuDNN's fused ones as cudnn_convolution_relu and cudnn_convolution_add_relu, but without
-what torch.compile needs of an operator: `hmc_fast::convolution_relu` wraps them. On another device
-it computes the same with plain torch.
+Not used: programmatic dependent launch. It would start a kernel while the one before it drains; the
+libraries' kernels take no part in it, and what ours would gain between two of them cannot be seen
+without a GPU.
 """
 
+import copy
 import functools
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from hmc_fast.models.convolution import Convolution, Geometry, is_right
-
-_library = torch.library.Library("hmc_fast", "FRAGMENT")
-_library.define(
-    "convolution_relu(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, int[] stride,"
-    " int[] padding, int[] dilation, int groups) -> Tensor"
+import hmc_fast.models.gpu_operators  # noqa: F401  (registers the operators)
+from hmc_fast.kernels.convolution_reference import (
+    KERNEL,
+    PADDING,
+    POOL_KERNEL,
+    POOL_PADDING,
+    POOL_STRIDE,
+    STRIDE,
 )
+from hmc_fast.models.convolution import Convolution, Geometry, Parts, is_right
+
+STEM = Geometry((STRIDE, STRIDE), (PADDING, PADDING))
 
 
 class CudaConvolution(Convolution):
@@ -31,76 +36,43 @@ class CudaConvolution(Convolution):
     saves_arithmetic = False  # a launch costs more
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        if self.norm is not None or (residual is not None and not self.relu):
+        operators = torch.ops.hmc_fast
+        if self.norm is not None:
             return super().forward(x, residual)
-        if residual is None and self.bias is not None and self._is_product():
-            return self._product(x, self.bias)
+        if self.is_pointwise():
+            stride = self.geometry.stride[0]
+            return operators.pointwise_convolution(
+                x, self.weight, self.bias, residual, stride, self.relu
+            )
         if not self.relu:
-            return super().forward(x)
-        return torch.ops.hmc_fast.convolution_relu(
-            x, self.weight, self.bias, residual, *self.geometry
-        )
+            return super().forward(x, residual)
+        return operators.convolution_relu(x, self.weight, self.bias, residual, *self.geometry)
 
-    def _is_product(self) -> bool:
-        return self.weight.shape[2:] == (1, 1) and self.geometry == Geometry()
+    def is_pointwise(self) -> bool:
+        """Whether it is a product of channels at single positions."""
+        stride = self.geometry.stride[0]
+        return self.weight.shape[2:] == (1, 1) and self.geometry == Geometry((stride, stride))
 
-    def _product(self, x: Tensor, bias: Tensor) -> Tensor:
-        """One GEMM over the channels of all positions; x is channels last, so nothing is copied."""
-        rows = x.permute(0, 2, 3, 1).flatten(0, 2)  # (B H W, C)
-        weight = self.weight.flatten(1).t()
-        product = torch._addmm_activation if self.relu else torch.addmm
-        out = product(bias, rows, weight)
-        return out.unflatten(0, (x.shape[0], *x.shape[2:])).permute(0, 3, 1, 2)
-
-
-def _convolution_relu(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-) -> Tensor:
-    """relu(convolution + bias + residual) in plain torch."""
-    out = F.conv2d(x, weight, bias, stride, padding, dilation, groups)
-    return (out if residual is None else out.add_(residual)).relu_()
+    @classmethod
+    def pooled(cls, parts: Parts, pool: nn.MaxPool2d) -> nn.Sequential:
+        sizes = (pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode)
+        fits = parts.geometry == STEM and parts.conv.weight.shape[1:] == (1, KERNEL, KERNEL)
+        usual = sizes == (POOL_KERNEL, POOL_STRIDE, POOL_PADDING, 1, False)
+        if parts.norm is not None or not fits or not usual:
+            return super().pooled(parts, pool)
+        return CudaStem(cls(*parts, relu=True), copy.deepcopy(pool))
 
 
-def _cudnn_convolution_relu(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-) -> Tensor:
-    settings = (bias, stride, padding, dilation, groups)
-    if residual is None:
-        return torch.cudnn_convolution_relu(x, weight, *settings)
-    return torch.cudnn_convolution_add_relu(x, weight, residual, 1.0, *settings)
+class CudaStem(nn.Sequential):
+    """The stem of one-channel images in one call."""
 
-
-def _fake_convolution_relu(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-) -> Tensor:
-    """The plain convolution's result, shape and strides."""
-    return torch.empty_like(F.conv2d(x, weight, bias, stride, padding, dilation, groups))
-
-
-_library.impl("convolution_relu", _convolution_relu, "CPU")
-_library.impl("convolution_relu", _cudnn_convolution_relu, "CUDA")
-torch.library.register_fake("hmc_fast::convolution_relu", _fake_convolution_relu, lib=_library)
+    def forward(
+        self, images: Tensor, masks: Tensor | None = None, image_index: Tensor | None = None
+    ) -> Tensor:
+        """images (B, 1, H, W) -> (B, C, H / 4, W / 4), rounded up; with masks (M, h, w) the stem of
+        each image under its mask, (M, C, …): see kernels/masked_images.py."""
+        conv = self[0]
+        return torch.ops.hmc_fast.pooled_stem(images, conv.weight, conv.bias, masks, image_index)
 
 
 @functools.cache

@@ -1,7 +1,8 @@
 """`optimize_for_inference`: the folded network with the convolutions that its device is fastest at.
 
     CPU    oneDNN, weights laid out in advance; a large batch in several of CHUNK_PIXELS
-    CUDA   GEMMs and cuDNN's fused convolutions; one batch size may be a CUDA graph
+    CUDA   1x1 as products, cuDNN's fused convolutions, the grey stem in one kernel; one batch size
+           may be a CUDA graph
 
 What depends on the size of the images alone (laid out weights, graphs) is made when it is first
 seen.

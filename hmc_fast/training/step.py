@@ -180,7 +180,7 @@ def compile_plan(compiled: bool, model: nn.Module, device: torch.device) -> tupl
         return True, "torch.compile of the whole step; every batch is full, so it compiles once"
     if not isinstance(model, HMCNet) or not model.attention_blocks():
         return False, "not compiled: on a CPU only attention blocks are, and this network has none"
-    if lacking := _compiler_lacks():
+    if lacking := compiler_lacks():
         return (
             False,
             f"not compiled: torch.compile needs {lacking} (Debian: apt install g++ python3-dev)",
@@ -192,7 +192,7 @@ def compile_plan(compiled: bool, model: nn.Module, device: torch.device) -> tupl
     )
 
 
-def _compiler_lacks() -> str | None:
+def compiler_lacks() -> str | None:
     """What torch.compile misses on this machine for the CPU, or None."""
     if shutil.which(os.environ.get("CXX", "g++")) is None:
         return "a C++ compiler, g++"

@@ -1,0 +1,1 @@
+"""What a network costs: its arithmetic, counted three ways, and its time and memory, measured."""
