@@ -10,11 +10,11 @@ from collections.abc import Sequence
 import torch
 
 from hmc_fast import __version__
-from hmc_fast.cli import data, env, predict, train
+from hmc_fast.cli import data, env, explain, export, predict, profile, train
 from hmc_fast.cli.arguments import Parser
 from hmc_fast.errors import InputError
 
-SUBCOMMANDS = (train, predict, data, env)
+SUBCOMMANDS = (train, predict, explain, profile, export, data, env)
 DISK_ERRORS = {  # what a disk may answer at any time; everything else is our own mistake
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM,
     errno.ENAMETOOLONG,
@@ -25,7 +25,7 @@ def build_parser() -> Parser:
     """The parser of `hmc-fast` with all its subcommands."""
     parser = Parser(
         prog="hmc-fast",
-        description="HMC-Net on mammograms: train, predict and check. "
+        description="HMC-Net on mammograms: train, predict, explain and check. "
         "For research; not a medical device.",
     )
     parser.add_argument("--version", action="version", version=f"hmc-fast {__version__}")

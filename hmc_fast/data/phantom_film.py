@@ -16,7 +16,7 @@ from numpy.random import Generator
 from scipy.ndimage import map_coordinates
 
 Array = np.ndarray
-VERSION = 1  # stands in every film's content hash: raise it when any pixel changes
+VERSION = 2  # stands in every film's content hash: raise it when any pixel changes
 CLASSES = ("normal", "benign", "malignant")
 TEXTURE = 256  # the noise's own resolution, whatever the film's
 

@@ -84,7 +84,11 @@ class FoldedNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """images (B, 3, H, W), or (B, 1, H, W) where they are grey -> logits (B, classes)."""
-        x = self.layer1(self.stem(self._stem_input(images)))
+        return self.behind_stem(self.stem(self._stem_input(images)))
+
+    def behind_stem(self, x: Tensor) -> Tensor:
+        """The stem's output (B, 64, H / 4, W / 4) -> logits (B, classes)."""
+        x = self.layer1(x)
         if self.entered is None:
             x = self._through(("ha1", "layer2"), x, x)[1]
         else:

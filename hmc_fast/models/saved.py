@@ -37,20 +37,11 @@ def load_model(run: str | Path, fold: int = 0, *, backend: str = "auto") -> nn.M
     `.description` (model.json). Raises InputError: no such run or fold, fold not finished, or a
     damaged file.
     """
-    from hmc_fast.models import create_model
-
     check_backend(backend)
     folder = find_fold(Path(run), fold)
     description = read_description(folder)
     try:
-        model = create_model(
-            description["variant"],
-            len(description["classes"]),
-            reduction=description["reduction"],
-            scale=description["scale"],
-            backend=backend,
-            image_size=description["image_size"],
-        )
+        model = described_network(description, backend)
         data = (folder / WEIGHTS).read_bytes()
         model.load_state_dict(load(data))
         preprocessing = Preprocessing(**description["preprocessing"])
@@ -70,6 +61,21 @@ def load_model(run: str | Path, fold: int = 0, *, backend: str = "auto") -> nn.M
     model.preprocessing = preprocessing  # type: ignore[assignment]
     model.description = description  # type: ignore[assignment]
     return model.eval()
+
+
+def described_network(description: dict[str, Any], backend: str = "auto") -> nn.Module:
+    """The network that model.json describes, with weights as drawn; KeyError where it lacks
+    something."""
+    from hmc_fast.models import create_model
+
+    return create_model(
+        description["variant"],
+        len(description["classes"]),
+        reduction=description["reduction"],
+        scale=description["scale"],
+        backend=backend,
+        image_size=description["image_size"],
+    )
 
 
 def find_fold(run: Path, fold: int) -> Path:
