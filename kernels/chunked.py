@@ -10,9 +10,10 @@ inputs is kept for the backward pass, which computes the scores again. With dP =
 
 No division by gamma, which starts at zero.
 
-A CPU takes 30 times as long over products of denormal numbers, and a peaked softmax is full of
-them: where there can be any, probabilities below WEIGHTLESS become zero. `torch.set_flush_denormal`
-would do for the calling thread alone.
+A CPU takes 30 times as long over float32 products of denormal numbers, and a peaked softmax is full
+of them: where there can be any, probabilities below WEIGHTLESS become zero.
+`torch.set_flush_denormal` would do for the calling thread alone. Instructions for bfloat16 take
+them for zero.
 """
 
 import torch
@@ -21,7 +22,7 @@ from torch import Tensor
 # Of scores: the fastest of 4 to 40 MiB at HA1 on a CPU; small blocks waste the matrix product.
 BLOCK_BYTES = 20 << 20
 WEIGHTLESS = 1e-30  # far below the rounding of a sum of probabilities, far above denormal numbers
-SAFE_SPREAD = 60.0  # of scores: exp(-60) > WEIGHTLESS
+SAFE_SPREAD = 75.0  # of scores: exp(-75) / 65 536 keys is no denormal number
 
 
 def chunked_forward(
@@ -37,7 +38,7 @@ def chunked_forward(
     buffer = _scores_buffer(blocks, q, k)
     for sample in range(q.shape[0]):
         for rows in blocks:
-            scaled_q = q[sample, rows] * scale
+            scaled_q = _scaled(q[sample, rows], scale)
             probabilities = _probabilities(scaled_q, k[sample], buffer, peaked)  # (rows, Nk)
             out_rows = out[sample, rows]  # (rows, Dv)
             torch.mm(probabilities, v[sample], out=out_rows)
@@ -62,7 +63,7 @@ def chunked_backward(
     buffer, gradient_buffer = _scores_buffer(blocks, q, k), _scores_buffer(blocks, q, k)
     for sample in range(q.shape[0]):
         for rows in blocks:
-            scaled_q, dout_rows = q[sample, rows] * scale, dout[sample, rows]
+            scaled_q, dout_rows = _scaled(q[sample, rows], scale), dout[sample, rows]
             probabilities = _probabilities(scaled_q, k[sample], buffer, peaked)  # (rows, Nk)
             dv[sample].addmm_(probabilities.t(), dout_rows)
             dscores = gradient_buffer[: len(dout_rows)]
@@ -94,13 +95,18 @@ def _scores_buffer(blocks: list[slice], q: Tensor, k: Tensor) -> Tensor:
     return torch.empty(rows, k.shape[1], dtype=q.dtype, device=q.device)
 
 
+def _scaled(q: Tensor, scale: float) -> Tensor:
+    """Folded networks have the scale in their weights."""
+    return q if scale == 1.0 else q * scale
+
+
 def _may_be_peaked(q: Tensor, k: Tensor, scale: float) -> bool:
-    """Whether a row's scores may lie further apart than SAFE_SPREAD; on a CPU alone, where it
-    matters. No score is larger than |scale| times the longest query and the longest key."""
-    if q.device.type != "cpu" or not q.numel() or not k.numel():
+    """Whether a row's scores may lie further apart than SAFE_SPREAD; where it matters alone. No
+    score is larger than |scale| times the longest query and the longest key."""
+    matters = q.device.type == "cpu" and q.dtype in (torch.float32, torch.float64)
+    if not matters or not q.numel() or not k.numel():
         return False
-    wide = torch.promote_types(q.dtype, torch.float32)
-    longest_q, longest_k = (t.norm(dim=2, dtype=wide).max() for t in (q, k))
+    longest_q, longest_k = (t.norm(dim=2).max() for t in (q, k))
     return not bool(2 * abs(scale) * longest_q * longest_k < SAFE_SPREAD)  # NaN may be peaked
 
 
