@@ -145,13 +145,22 @@ def test_peaked_probabilities_give_the_references_gradients():
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("spread", [74.0, 76.0])
-def test_only_scores_that_may_lie_far_apart_are_looked_at(spread):
-    q = torch.zeros(1, 3, 4)
-    q[0, 1, 2] = -spread  # of scores between -spread / 2 and spread / 2 with the key below
-    k = torch.tensor([[[0.0, 0.0, 1.0, 0.0], [0.3, 0.0, 0.0, 0.0]]])
-    assert chunked._may_be_peaked(q, k, 0.5) == (spread > 75)
-    assert chunked._may_be_peaked(q * float("nan"), k, 0.5)
+@pytest.mark.parametrize(
+    ("smallest", "dtype", "peaked"),
+    [
+        (0.0, torch.float32, True),
+        (1e-39, torch.float32, True),
+        (1e-37, torch.float32, False),
+        (1e-39, torch.float64, False),
+        (float("nan"), torch.float32, False),
+        (0.0, torch.bfloat16, False),  # its products have no denormal numbers
+    ],
+)
+def test_a_row_of_some_tells_whether_there_are_denormal_numbers(smallest, dtype, peaked):
+    probabilities = torch.full((40, 5), 0.2, dtype=dtype)
+    probabilities[32, 3] = smallest
+    assert chunked._is_peaked(probabilities) == peaked
+    assert not chunked._is_peaked(probabilities[:0])
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")

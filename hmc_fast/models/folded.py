@@ -6,6 +6,7 @@ builds it with faster convolutions.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from hmc_fast.models.folding import Identities, affine, grey, without_bias
 
 BLOCKS = {"layer1": "ha1", "layer2": "ha2", "layer3": "ca23", "layer4": "ca34"}  # after each stage
 ALL = Identities()
+Part = TypeVar("Part", bound=nn.Module | None)
 
 
 def fold(
@@ -38,7 +40,7 @@ def fold(
     model = check_foldable(model)
     own = next(model.parameters()).dtype
     with torch.no_grad():
-        net = FoldedNet(model, identities, kind, grayscale).requires_grad_(False)
+        net = FoldedNet(model, identities, kind, grayscale, dtype or own).requires_grad_(False)
         net = net.to(dtype or own).to(memory_format=torch.channels_last)
         for linear in net.linears():
             linear.to(own)
@@ -61,24 +63,29 @@ class FoldedNet(nn.Module):
     ca34: CrossAttention | None
 
     def __init__(
-        self, model: ResNet, use: Identities, kind: type[Convolution], grayscale: bool
+        self,
+        model: ResNet,
+        use: Identities,
+        kind: type[Convolution],
+        grayscale: bool,
+        dtype: torch.dtype,
     ) -> None:
         super().__init__()
         self.channels = model.conv1.in_channels
         self.grey = grayscale and use.grey_stem
         parts = parts_of(model.conv1, model.bn1, use)
         parts = parts._replace(conv=grey(parts.conv)) if self.grey else parts
-        self.stem = kind.pooled(parts, model.maxpool)
+        self.stem = rounded(kind.pooled(parts, model.maxpool), dtype)
         self.names = ["stem"]
         for layer, block in BLOCKS.items():
             stages = (_Bottleneck(part, use, kind) for part in getattr(model, layer))
-            setattr(self, layer, nn.Sequential(*stages))
-            setattr(self, block, _attention(model, block, use, kind))
+            setattr(self, layer, nn.Sequential(*(rounded(stage, dtype) for stage in stages)))
+            setattr(self, block, rounded(_attention(model, block, use, kind), dtype))
             self.names += [layer, block] if hasattr(model, block) else [layer]
         self.entered: AttendedBottleneck | None = None  # ha1 and layer2[0] at once
         if self.ha1 is not None and AttendedBottleneck.pays(use, kind):
             first, folded = model.layer2[0], self.layer2[0]
-            self.entered = AttendedBottleneck(model.ha1, first, folded, use, kind)
+            self.entered = rounded(AttendedBottleneck(model.ha1, first, folded, use, kind), dtype)
         self.pool_attention = use.pool_attention
         self.fc = as_linear(affine(model.fc))
 
@@ -131,6 +138,15 @@ class FoldedNet(nn.Module):
             elif module is not None:
                 x = module(x, finer)
         return finer, x
+
+
+def rounded(part: Part, dtype: torch.dtype) -> Part:
+    """The part, its convolutions in `dtype`: at once, for float64 weights of a whole network take
+    264 MB. What makes logits is rounded later, to the network's own dtype."""
+    for module in () if part is None else part.modules():
+        if isinstance(module, Convolution):
+            module.to(dtype)
+    return part
 
 
 class _Bottleneck(nn.Module):
