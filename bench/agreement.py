@@ -7,13 +7,15 @@
 For each dtype that the device is fast in: max |Δp| from the original in float64 over 64 images of a
 set, how many have another class, and the borderline ones by name: those whose two most probable
 classes are no further apart than twice that difference. A class that changes elsewhere is a fault:
-exit code 1. Writes bench/results/agreement-<cpu or gpu>.csv: mode is the set of images.
+exit code 1. The original in float32 stands beside, with rounding of its own. Writes
+bench/results/agreement-<cpu or gpu>.csv: mode is the set of images.
 """
 
 import argparse
 import copy
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,7 +72,14 @@ def true_probabilities(model: nn.Module, images: Tensor, title: str) -> Tensor:
     return torch.cat([probabilities(truth, part) for part in progress(parts, title, unit="part")])
 
 
-def optimised_probabilities(model: nn.Module, dtype: torch.dtype, images: Tensor) -> Tensor:
+def network_probabilities(model: nn.Module, images: Tensor, dtype: torch.dtype) -> Tensor:
+    """Of the network as it is, in `dtype`."""
+    plain = copy.deepcopy(model).to(dtype)
+    parts = images.to(next(model.parameters()).device).split(PART)
+    return torch.cat([probabilities(plain, part) for part in parts])
+
+
+def optimised_probabilities(model: nn.Module, images: Tensor, dtype: torch.dtype) -> Tensor:
     """Of the optimised network: float64 is made from the network in float64."""
     origin = copy.deepcopy(model).double() if dtype == torch.float64 else model
     fast = optimize_for_inference(origin, dtype=dtype, grayscale=True)
@@ -105,7 +114,7 @@ def compare(got: Tensor, expected: Tensor) -> Comparison:
 def describe(name: str, dtype: torch.dtype, found: Comparison, names: list[str]) -> str:
     """One line, then the borderline images."""
     kind = str(dtype).removeprefix("torch.")
-    line = f"{name:8} {kind:9} max |Δp| {found.difference:.3g}, {len(names)} images"
+    line = f"{name:18} {kind:9} max |Δp| {found.difference:.3g}, {len(names)} images"
     line += f", {len(found.changed)} of another class, {len(found.borderline)} borderline"
     listed = [f"{names[i]} (changed)" if i in found.changed else names[i] for i in found.borderline]
     line += f": {', '.join(listed)}" if listed else ""
@@ -119,11 +128,16 @@ def compared(
     device = next(model.parameters()).device.type
     for name, (names, images) in sets.items():
         expected = true_probabilities(model, images, name)
-        for dtype in dtypes(device):
-            found = compare(optimised_probabilities(model, dtype, images), expected)
-            print(describe(name, dtype, found, names), flush=True)
+        plain = partial(network_probabilities, model, images)
+        fast = partial(optimised_probabilities, model, images)
+        for provider, call, dtype in [
+            ("eager", plain, torch.float32),
+            *(("optimised", fast, dtype) for dtype in dtypes(device)),
+        ]:
+            found = compare(call(dtype), expected)
+            print(describe(f"{name} {provider}", dtype, found, names), flush=True)
             sizes = {"batch": PART, "n": images.shape[-1], "d_qk": 0, "d_v": 0, "dtype": dtype}
-            yield row("hmc", "optimised", name, "error", [found.difference], **sizes), found
+            yield row("hmc", provider, name, "error", [found.difference], **sizes), found
 
 
 def prepare(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, nn.Module, Any]:

@@ -1,7 +1,7 @@
-"""Write the README's tables from bench/results: figures are never typed.
+"""Write the tables of the README and of docs/ from bench/results: figures are never typed.
 
 python bench/readme.py            rewrite the tables between the markers
-python bench/readme.py --check    exit 1 where the README differs from the results
+python bench/readme.py --check    exit 1 where a page differs from the results
 """
 
 import argparse
@@ -10,11 +10,12 @@ import sys
 from pathlib import Path
 
 RESULTS = Path(__file__).resolve().parent / "results"
-README = Path(__file__).resolve().parents[1] / "README.md"
+ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- begin {} -->\n", "<!-- end {} -->"
 BLOCKS = {"ha1": "HA1, 3136 tokens", "ha2": "HA2, 784 tokens"}
 MODES = {"forward": "forward", "step": "forward and backward"}
 NETWORKS = {"hmc": "HMC-Net", "resnet50": "ResNet50"}
+DTYPES = ("float64", "float32", "bfloat16")
 PROVIDERS = [  # columns of the inference table behind the first
     ("float32", "onnxruntime"), ("float32", "openvino"), ("float32", "optimised"),
     ("bfloat16", "optimised"),
@@ -67,7 +68,14 @@ def inference_table() -> str:
                 ms = found.get((network, batch, dtype, provider))
                 cells.append("-" if ms is None else f"{ms:.0f} ({eager / ms:.2f}x)")
             lines.append(f"| {title}, batch {batch} | {' | '.join(cells)} |")
-    return finished(lines, rows[0], "inference.py", "float32 but for the last column, all in turn")
+    costs = [
+        f"{dtype}, batch {batch}: {found['hmc', *rest] / found['resnet50', *rest]:.2f}x"
+        for dtype in ("float32", "bfloat16")
+        for batch in ("1", "8")
+        if ("hmc", *(rest := (batch, dtype, "optimised"))) in found
+    ]
+    text = finished(lines, rows[0], "inference.py", "float32 but for the last column, all in turn")
+    return f"{text}What HMC-Net costs over ResNet50, both optimised: {'; '.join(costs)}.\n"
 
 
 def finished(lines: list[str], row: dict[str, str], script: str, how: str) -> str:
@@ -79,17 +87,60 @@ def finished(lines: list[str], row: dict[str, str], script: str, how: str) -> st
     return "\n".join([*lines, "", conditions, ""])
 
 
-TABLES = {"attention-cpu": attention_table, "inference-cpu": inference_table}
+def agreement_table() -> str:
+    """max |Δp| from the original in float64."""
+    rows = read("agreement-cpu")
+    found = {(r["mode"], r["provider"], r["dtype"]): float(r["q50"]) for r in rows}
+    lines = [
+        "| 64 images | the original in float32 | optimised, float64 | float32 | bfloat16 |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for name in dict.fromkeys(r["mode"] for r in rows):
+        columns = [("eager", "float32"), *(("optimised", d) for d in DTYPES)]
+        cells = (f"{found[name, *column]:.2g}" for column in columns if (name, *column) in found)
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    row = rows[0]
+    conditions = f"{row['gpu']}, torch {row['torch']}, {row['date']} (`python bench/agreement.py`)."
+    return "\n".join([*lines, "", conditions, ""])
 
 
-def rewrite(text: str) -> str:
-    """The README with its tables made anew."""
-    for name, table in TABLES.items():
+def fidelity_table() -> str:
+    """Score-CAM's approximations beside the exact map."""
+    rows = [r for r in read("score_cam-cpu") if r["op"] == "score-cam-fidelity"]
+    found = {(r["provider"], r["mode"]): float(r["q50"]) for r in rows}
+    lines = [
+        "| | masks tried | Pearson | IoU at 0.5 | largest difference | said to be missing |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name in dict.fromkeys(r["provider"] for r in rows):
+        tried, distinct = (found[name, column] for column in ("tried", "distinct"))
+        figures = (found[name, column] for column in ("pearson", "iou", "max_difference"))
+        cells = [f"{tried:.0f} of {distinct:.0f}", *(f"{value:.3f}" for value in figures)]
+        lines.append(f"| `{name}` | {' | '.join(cells)} | {found[name, 'remaining']:.3f} |")
+    row = rows[0]
+    conditions = (
+        f"hmc with random weights, a phantom image of {row['n']} px, the {row['d_v']} channels of "
+        f"`layer4`, exact and approximate in {row['dtype']}; {row['gpu']}, {row['date']}."
+    )
+    return "\n".join([*lines, "", conditions, ""])
+
+
+PAGES = {
+    ROOT / "README.md": {"attention-cpu": attention_table, "inference-cpu": inference_table},
+    ROOT / "docs" / "inference.md": {"agreement": agreement_table},
+    ROOT / "docs" / "explain.md": {"fidelity": fidelity_table},
+}
+
+
+def rewrite(page: Path) -> str:
+    """The page's text with its tables made anew."""
+    text = page.read_text()
+    for name, table in PAGES[page].items():
         begin, end = BEGIN.format(name), END.format(name)
         before, _, rest = text.partition(begin)
         _, marker, after = rest.partition(end)
         if not marker:
-            sys.exit(f"README.md must hold {begin.strip()} and {end}")
+            sys.exit(f"{page.name} must hold {begin.strip()} and {end}")
         text = before + begin + table() + end + after
     return text
 
@@ -98,12 +149,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="compare, write nothing")
     check = parser.parse_args().check
-    text = README.read_text()
-    made = rewrite(text)
-    if check and made != text:
-        sys.exit("README.md differs from bench/results: run python bench/readme.py")
-    if not check:
-        README.write_text(made)
+    for page in PAGES:
+        made = rewrite(page)
+        if check and made != page.read_text():
+            sys.exit(f"{page.name} differs from bench/results: run python bench/readme.py")
+        if not check:
+            page.write_text(made)
 
 
 if __name__ == "__main__":

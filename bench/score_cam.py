@@ -5,8 +5,10 @@
                                  with denormals flushed; peak memory of a process of each; about
                                  twenty minutes; writes bench/results/score_cam-cpu.csv
                                  on a GPU: layer4's 2048 channels in bf16, see score_cam_gpu.py
-    --quick                      on a CPU: 96 px, writes score_cam-cpu-96.csv; two rounds
-    --fidelity                   on a CPU: the approximations against the exact map too
+                                 and, on the 2048 channels of layer4, the approximations against
+                                 the exact map
+    --quick                      on a CPU: 96 px, writes score_cam-cpu-96.csv; two rounds, without
+                                 the approximations
     pytest --benchmark           on a CPU, at 96 px: the pairs that matter, timed in turn
 
 One grey phantom image, all gammas 0.5, the predicted class. The package's recipe is computed on
@@ -48,6 +50,7 @@ from score_cam_peers import (
 
 QUICK_SIZE = 96
 CHANNELS = 256  # of layer1
+DEEP_CHANNELS = 2048  # of layer4
 # what is at least so many times faster; all of these providers are timed
 TARGETS = {
     "ours": {"as they come": 1.8, "torchcam-best": 1.4},
@@ -175,7 +178,8 @@ def cpu_rows(size: int, rounds: int, fidelity: bool) -> Iterator[dict[str, Any]]
             print(f"{name}: {share:.1%} of the engine's time in forward passes", flush=True)
     yield from memory_rows(size, case)
     if fidelity:
-        yield from fidelity_rows(case, torch.float32, CHANNELS)
+        low = torch.bfloat16 if has_fast_bfloat16() else torch.float32
+        yield from fidelity_rows(make_case(size, "layer4"), low, DEEP_CHANNELS)
 
 
 @pytest.mark.parametrize("peer", ["grad-cam", "torchcam", "torchcam-best"])
@@ -201,7 +205,6 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--quick", action="store_true", help=f"on a CPU: {QUICK_SIZE} px, two rounds")
     add("--size", type=int, help="pixels of a side on a CPU (default: 224)")
     add("--rounds", type=int, help="timings of each side (default: 3, --quick 2, on a GPU 1)")
-    add("--fidelity", action="store_true", help="on a CPU: the approximations too")
     add("--memory", choices=("ours", "ours-bf16", "grad-cam", "torchcam", "torchcam-best"),
         help="print the MiB that a process of this provider takes")  # fmt: skip
     add("--out", type=Path, default=RESULTS, help="folder of the results")
@@ -222,7 +225,7 @@ def main() -> int:
         return score_cam_gpu.main(args)
     print(f"{torch.get_num_threads()} threads, {args.size} px")
     rounds = args.rounds or (2 if args.quick else 3)
-    rows = list(cpu_rows(args.size, rounds, args.fidelity))
+    rows = list(cpu_rows(args.size, rounds, fidelity=not args.quick))
     full = args.size == SIZE
     path = write_rows("score_cam-cpu" if full else f"score_cam-cpu-{args.size}", rows, args.out)
     print("\n".join(verdicts(rows) if full else [f"the targets are for {SIZE} px"]))

@@ -40,7 +40,6 @@ def draw(axes: Axes, rows: list[Row], batch: str) -> None:
         axes.barh(place, q50, xerr=[[q50 - q20], [q80 - q50]], color=colour, ecolor="black")
         axes.text(q80, place, f"  {first / float(row['q50']):.2f}x", va="center", fontsize=8)
     axes.set_yticks(range(len(times)), [step.partition(" ")[2] for step in times])
-    axes.invert_yaxis()
     axes.margins(x=0.18)
     axes.set_xlabel("ms an image")
     axes.set_title(f"batch {batch}", fontsize=10)
@@ -78,6 +77,7 @@ def main() -> None:
     )  # fmt: skip
     for place, batch in zip(axes[0], batches, strict=True):
         draw(place, rows, batch)
+    axes[0, 0].invert_yaxis()  # they share it
     figure.supxlabel(conditions(rows), fontsize=7, x=0.01, ha="left")
     figure.savefig(args.out, dpi=130)
     print(args.out)

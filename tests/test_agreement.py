@@ -45,8 +45,9 @@ def test_all_dtypes_are_compared_and_written(tmp_path, monkeypatch, capsys):
     assert agreement.main(["--out", str(tmp_path)]) == 0
     (path,) = tmp_path.glob("agreement-*.csv")
     with open(path, newline="") as file:
-        errors = {r["dtype"]: float(r["q50"]) for r in csv.DictReader(file)}
-    assert 0 < errors["float64"] < 1e-9 < errors["float32"] < 1e-5
+        errors = {(r["provider"], r["dtype"]): float(r["q50"]) for r in csv.DictReader(file)}
+    assert 0 < errors["optimised", "float64"] < 1e-9 < errors["optimised", "float32"] < 1e-5
+    assert 1e-9 < errors["eager", "float32"] < 1e-5
     assert capsys.readouterr().out.count("3 images") == len(errors)
 
 
