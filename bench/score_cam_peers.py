@@ -16,6 +16,7 @@ from hmc_fast.data.phantom import open_phantom
 from hmc_fast.data.preprocessing import Preprocessing
 from hmc_fast.explain import grad_cam, score_cam
 from hmc_fast.explain.maps import normalise, upsample
+from hmc_fast.explain.masked import fastest_form
 from hmc_fast.models.optimized import inference_settings
 from inference_cases import network
 
@@ -85,6 +86,14 @@ def ours(case: Case, dtype: torch.dtype | None = None, recipe: str = "torchcam")
     """`score_cam` of the plain network: folding it is part of a call."""
     return lambda: score_cam(
         case.model, case.image, case.target, layer=case.layer, recipe=recipe, dtype=dtype
+    ).cpu()
+
+
+def ours_kept(case: Case) -> Call:
+    """`score_cam` of a network that was optimised before, as one does for many images."""
+    fast = fastest_form(case.model, case.image, None)
+    return lambda: score_cam(
+        fast, case.image, case.target, layer=case.layer, recipe="torchcam"
     ).cpu()
 
 
