@@ -1,6 +1,7 @@
 """Put panels of `hmc-fast explain` below each other: docs/explained.png, the README's picture.
 
-    hmc-fast train && hmc-fast explain runs/hmc-1 --method all --layer layer2 layer3 --images p002R p011L
+    hmc-fast train
+    hmc-fast explain runs/hmc-1 --method all --layer layer2 layer3 --images p002R p011L
     python docs/make_explained_sheet.py runs/hmc-1/explain p002R:layer3 p011L:layer2
 
 Of the phantom: overlays of MIAS films may not be published.
