@@ -18,10 +18,12 @@ from PIL import Image
 from hmc_fast import load_model
 from hmc_fast.data import open_dataset
 from hmc_fast.evaluation import figures
-from hmc_fast.explain import grad_cam, one_film, selection
+from hmc_fast.explain import grad_cam, one_film
 from hmc_fast.explain import run as job
+from hmc_fast.explain.faithfulness import faithfulness
 from hmc_fast.explain.fold_model import grey_network
 from hmc_fast.explain.localisation import iou
+from hmc_fast.training import run_data
 from random_network import phantom_images, small_network
 from tiny import (
     CLASSES,
@@ -78,9 +80,9 @@ def place(shared, tmp_path, monkeypatch) -> Path:
     """A working directory with data/, run/ and x.png; the data have masks. Pictures are empty files
     and curves have few points: they take longer than all the rest."""
     use_tiny_network(monkeypatch)
-    opened = selection.open_dataset
+    opened = run_data.open_dataset
     monkeypatch.setattr(
-        selection, "open_dataset", lambda *words, **more: with_masks(opened(*words, **more))
+        run_data, "open_dataset", lambda *words, **more: with_masks(opened(*words, **more))
     )
     monkeypatch.setattr(one_film, "save", lambda figure, path: path.touch())
     monkeypatch.setattr(one_film, "faithfulness", partial(one_film.faithfulness, steps=2))
@@ -304,7 +306,8 @@ def killed_after(words: list[str], finished: int) -> None:
 
 @pytest.mark.slow
 def test_a_killed_process_loses_no_finished_image(place, monkeypatch):
-    monkeypatch.setattr(selection, "open_dataset", open_dataset)  # as in the other process
+    monkeypatch.setattr(run_data, "open_dataset", open_dataset)  # as in the other process
+    monkeypatch.setattr(one_film, "faithfulness", faithfulness)
     words = ["explain", "run", "--layer", LAYER, "--out", "out", "--quiet", "--images", *names(20)]
     seen = 0
     for finished in (2, 7, 13):

@@ -59,6 +59,14 @@ def curve(weights, before, after, cam, steps):
     return sum((a + b) / 2 / steps for a, b in pairwise(found))
 
 
+def test_rounding_does_not_decide_which_pixel_comes_first():
+    cam = torch.tensor([[0.5, 1.0], [0.0, 0.25]])
+    noisy = cam + torch.tensor([[1e-7, -1e-7], [1e-7, 0.0]])
+    tied = torch.full((2, 2), 0.3) + torch.tensor([[0.0, 1e-7], [2e-7, -1e-7]])
+    assert torch.equal(importance_order(noisy), importance_order(cam))
+    assert importance_order(tied).flatten().tolist() == [0, 1, 2, 3]
+
+
 @pytest.mark.parametrize("steps", [1, 7, 20])
 def test_insertion_and_deletion_equal_plain_loops(steps):
     network, image, cam = problem()

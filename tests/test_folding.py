@@ -24,7 +24,7 @@ NAMES = [field.name for field in dataclasses.fields(Identities)]
 NONE, ALL = Identities.first(0), Identities()
 
 
-def same(got, expected):
+def assert_same(got, expected):
     torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
 
 
@@ -63,7 +63,7 @@ def test_batch_norm_folds_into_the_convolution_before_it(bias, affine_norm):
         norm.bias.normal_()
     x = randn(2, 5, 9, 8)
     folded = folding.fold_batch_norm(affine(conv), norm)
-    same(convolve(folded, x, stride=2, padding=1), norm(conv(x)))
+    assert_same(convolve(folded, x, stride=2, padding=1), norm(conv(x)))
 
 
 @pytest.mark.parametrize(
@@ -72,30 +72,30 @@ def test_batch_norm_folds_into_the_convolution_before_it(bias, affine_norm):
 def test_pooling_and_matching_commute(finer, size):
     match, y = nn.Conv2d(6, 16, 1).double(), randn(2, 6, *finer)
     matched_first = F.interpolate(match(y), size, mode="bilinear")
-    same(match(folding.resize_to(randn(1, 1, *size), y)), matched_first)
+    assert_same(match(folding.resize_to(randn(1, 1, *size), y)), matched_first)
 
 
 def test_at_half_the_size_pooling_is_the_mean_of_four():
     y = randn(2, 3, 6, 4)
     expected = y.unflatten(2, (3, 2)).unflatten(4, (2, 2)).mean((3, 5))
-    same(folding.resize_to(randn(1, 1, 3, 2), y), expected)
+    assert_same(folding.resize_to(randn(1, 1, 3, 2), y), expected)
 
 
 def test_two_convolutions_of_one_position_compose():
     inner, outer, x = nn.Conv2d(4, 9, 1).double(), nn.Conv2d(9, 6, 1).double(), randn(2, 4, 3, 5)
-    same(convolve(folding.compose(affine(outer), affine(inner)), x), outer(inner(x)))
+    assert_same(convolve(folding.compose(affine(outer), affine(inner)), x), outer(inner(x)))
 
 
 def test_constants_fold_into_one_convolution():
     query, key, x = nn.Conv2d(4, 2, 1).double(), nn.Conv2d(4, 3, 1).double(), randn(2, 4, 3, 5)
     joined = folding.concatenated(folding.scaled(affine(query), -0.3), affine(key))
-    same(convolve(joined, x), torch.cat([-0.3 * query(x), key(x)], 1))
+    assert_same(convolve(joined, x), torch.cat([-0.3 * query(x), key(x)], 1))
 
 
 def test_one_channel_stands_for_three_equal_ones():
     conv, image = nn.Conv2d(3, 8, 7, stride=2, padding=3).double(), randn(2, 1, 20, 22)
     got = convolve(folding.grey(affine(conv)), image, stride=2, padding=3)
-    same(got, conv(image.expand(-1, 3, -1, -1)))
+    assert_same(got, conv(image.expand(-1, 3, -1, -1)))
 
 
 @pytest.mark.parametrize("channel", [0, 1, 2])
@@ -111,7 +111,7 @@ def test_one_changed_pixel_is_not_grey(channel):
 @pytest.mark.parametrize("scale", [None, 1.0, -0.2])
 def test_self_attention_is_the_networks(use, scale):
     block, x = random_block(scale=scale), randn(2, 16, 5, 7)
-    same(SelfAttention(block, use, Convolution)(x, x), block(x))
+    assert_same(SelfAttention(block, use, Convolution)(x, x), block(x))
 
 
 @pytest.mark.parametrize("left_out", [None, *NAMES])
@@ -120,13 +120,15 @@ def test_cross_scale_attention_is_the_networks(left_out, finer):
     block, match = random_block(scale=0.4), nn.Conv2d(6, 16, 1).double()
     x, y = randn(2, 16, 4, 5), randn(2, 6, *finer)
     use = ALL if left_out is None else dataclasses.replace(ALL, **{left_out: False})
-    same(CrossAttention(block, match, use, Convolution)(x, y), _cross_scale(block, match, x, y))
+    assert_same(
+        CrossAttention(block, match, use, Convolution)(x, y), _cross_scale(block, match, x, y)
+    )
 
 
 def test_the_mean_of_attended_rows_is_what_the_mean_row_attends_to():
     q, k, y = randn(2, 6, 4), randn(2, 9, 4), randn(2, 9, 5)
     expected = (torch.softmax(0.7 * q @ k.mT, -1) @ y).mean(1)
-    same(folding.mean_attended(q, k, y, 0.7), expected)
+    assert_same(folding.mean_attended(q, k, y, 0.7), expected)
 
 
 @pytest.mark.parametrize("reassociate", [False, True])
@@ -137,7 +139,7 @@ def test_logits_of_the_last_block_need_no_map(reassociate, fold_constants):
     use = dataclasses.replace(ALL, reassociate=reassociate, fold_constants=fold_constants)
     folded = CrossAttention(block, match, use, Convolution, classifier)
     expected = classifier(_cross_scale(block, match, x, y).mean((2, 3)))
-    same(classifier(x.mean((2, 3))) + folded.added_logits(x, y), expected)
+    assert_same(classifier(x.mean((2, 3))) + folded.added_logits(x, y), expected)
 
 
 @pytest.mark.parametrize("size", [(64, 64), (65, 97)], ids=str)
@@ -146,12 +148,12 @@ def test_the_first_block_behind_ha1_needs_no_map(size):
     net = fold(model)
     x = randn(2, 256, size[0] // 4, size[1] // 4).relu()
     assert isinstance(net.entered, AttendedBottleneck)
-    same(net.entered(x), model.layer2[0](model.ha1(x)))
+    assert_same(net.entered(x), model.layer2[0](model.ha1(x)))
 
 
 def test_as_linear_keeps_weight_and_bias():
     parts, x = Affine(randn(3, 5), randn(3)), randn(2, 5)
-    same(as_linear(parts)(x), x @ parts.weight.T + parts.bias)
+    assert_same(as_linear(parts)(x), x @ parts.weight.T + parts.bias)
 
 
 def test_a_block_whose_gamma_is_zero_is_left_out():
@@ -161,10 +163,10 @@ def test_a_block_whose_gamma_is_zero_is_left_out():
     net, images = fold(model), phantom_images(2).double()
     assert net.ha1 is net.ca34 is net.entered is None
     assert net.ha2 is not None
-    same(net(images), model(images))
+    assert_same(net(images), model(images))
     kept = fold(model, dataclasses.replace(ALL, drop_zero_gamma=False))
     assert kept.ha1 is not None
-    same(kept(images), model(images))
+    assert_same(kept(images), model(images))
 
 
 def choices():
@@ -177,13 +179,13 @@ def choices():
 @pytest.mark.parametrize("use", choices())
 def test_the_network_is_the_same_with_any_choice_of_identities(use):
     model, images = small_network(), phantom_images(2).double()
-    same(fold(model, use, grayscale=True)(images), model(images))
+    assert_same(fold(model, use, grayscale=True)(images), model(images))
 
 
 @pytest.mark.parametrize("use", [NONE, ALL], ids=["plain", "folded"])
 def test_colour_images_are_taken_where_grey_ones_are_not_promised(use):
     model, images = small_network(), randn(2, 3, 64, 72)
-    same(fold(model, use)(images), model(images))
+    assert_same(fold(model, use)(images), model(images))
 
 
 @pytest.mark.parametrize("variant", ["hmc", "hierarchical", "multiscale", "resnet50"])
@@ -191,7 +193,7 @@ def test_colour_images_are_taken_where_grey_ones_are_not_promised(use):
 def test_every_variant_folds_at_any_size(variant, size):
     model = random_network(variant)
     images = F.interpolate(phantom_images(2).double(), size, mode="bilinear")
-    same(fold(model, grayscale=True)(images[:, :1]), model(images))
+    assert_same(fold(model, grayscale=True)(images[:, :1]), model(images))
 
 
 def macs_saved_by():

@@ -8,7 +8,7 @@ from PIL import Image
 
 from hmc_fast.data.dataset import Dataset
 from hmc_fast.errors import InputError
-from hmc_fast.training import loop
+from hmc_fast.training import loop, run_data
 from hmc_fast.training.config import TrainConfig
 from tiny import CLASSES, SETTINGS, make_folder, skip_pages, table, tiny_network, weights_of
 
@@ -79,7 +79,7 @@ def assert_no_split_shares_a_patient(train, monkeypatch, seeds) -> None:
     monkeypatch.setattr(loop, "_run", lambda session: seen.append(session) or session.folder)
     for seed in seeds:
         dataset, fraction = random_dataset(seed), (0.0, 0.2)[seed % 2]
-        monkeypatch.setattr(loop, "open_dataset", lambda *_, dataset=dataset, **__: dataset)
+        monkeypatch.setattr(run_data, "open_dataset", lambda *_, dataset=dataset, **__: dataset)
         train(f"{seed}", seed=seed, folds=2 + seed % 9, validation_fraction=fraction)
         jobs = loop._jobs(seen[-1], [*range(2 + seed % 9)])
         for job in jobs:
@@ -103,7 +103,7 @@ def assert_test_pixels_do_not_matter(train, monkeypatch, seeds) -> None:
         weights, predictions, mutated = [], [], frozenset()
         for name in ("before", "after"):
             dataset = random_dataset(seed, mutated=mutated)
-            monkeypatch.setattr(loop, "open_dataset", lambda *_, dataset=dataset, **__: dataset)
+            monkeypatch.setattr(run_data, "open_dataset", lambda *_, dataset=dataset, **__: dataset)
             settings = {"epochs": None, "augmented": 4, "folds": 5, "only_fold": seed % 5}
             folder = train(f"{seed}{name}", seed=seed, **settings)
             tested = {row["image"] for row in table(folder / "predictions.csv")}

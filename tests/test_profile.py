@@ -181,7 +181,11 @@ def test_each_folds_model_sees_its_own_test_images(place, monkeypatch):
 def test_images_that_were_moved_are_found_by_data(place, capsys):
     (place / "data").rename(place / "elsewhere")
     assert_refused(
-        capsys, place, ["profile", "run", *COUNTS], "data", "name their place with --data"
+        capsys,
+        place,
+        ["profile", "run", *COUNTS],
+        "data",
+        "give --data, where the run's data are now",
     )
     assert run("profile", "run", *COUNTS, "--data", "elsewhere") == 0
 

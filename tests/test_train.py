@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from sklearn import metrics as sk
 
 from hmc_fast import __version__, load_model
+from hmc_fast.data import open_dataset
 from hmc_fast.data.cache import load_images
 from hmc_fast.data.folder import open_folder
 from hmc_fast.data.images import resize
@@ -382,7 +383,7 @@ def test_every_variant_trains(variant, root):
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_trains_on_real_images(variant, mias_dir):
-    dataset = loop.open_dataset(f"mias:{mias_dir}")
+    dataset = open_dataset(f"mias:{mias_dir}")
     chosen = [*np.flatnonzero(dataset.labels == 0)[:2], *np.flatnonzero(dataset.labels > 0)[:6]]
     pixels = np.stack([resize(dataset.read(i), 64) for i in chosen])
     check_steps(variant, pixels, dataset.labels[chosen])

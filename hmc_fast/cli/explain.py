@@ -15,10 +15,11 @@ from hmc_fast.explain.explanations import IMAGES, TABLE
 from hmc_fast.explain.methods import DTYPES, METHODS, RECIPES, Settings
 from hmc_fast.explain.request import LABEL, PREDICTED, Request
 from hmc_fast.explain.sanity import MODES
-from hmc_fast.explain.selection import Film, Run, films_of_data, films_of_words, open_data, open_run
+from hmc_fast.explain.selection import Film, Run, films_of_data, films_of_words, open_run
 from hmc_fast.progress import say
 from hmc_fast.sentences import counted
 from hmc_fast.training.config import check_attention, resolve_device
+from hmc_fast.training.run_data import data_again
 from hmc_fast.training.run_folder import locked
 
 DESCRIPTION = (
@@ -184,7 +185,7 @@ def _check_target(target: str, run: Run) -> None:
 def _films(run: Run, args: argparse.Namespace) -> tuple[list[Film], list[str]]:
     """What is to be explained, and a sentence for each image that cannot be."""
     if args.images is None:
-        dataset = open_data(run, args.data)
+        dataset = data_again(run.config, args.data)
         films, failed = films_of_data(run, dataset)
         if run.fold is None and len(films) + len(failed) < len(dataset):
             folds = ", ".join(map(str, run.trained))
@@ -197,7 +198,7 @@ def _films(run: Run, args: argparse.Namespace) -> tuple[list[Film], list[str]]:
 def _data_at_hand(run: Run, args: argparse.Namespace) -> Dataset | None:
     """The data of the run for the lesions' places; files can be explained without them."""
     try:
-        return open_data(run, args.data)
+        return data_again(run.config, args.data)
     except InputError as error:
         if args.data is not None:
             raise

@@ -24,6 +24,9 @@ from torchvision.transforms.v2 import functional
 
 STEPS = 20
 BATCH_SIZE = 8
+STEPS_OF_VALUE = (
+    10_000  # an upsampled map of few cells has many pixels that differ by rounding alone
+)
 BLUR = (11 / 224, 5 / 224)  # kernel and standard deviation of RISE's blur, as shares of the side
 Network = Callable[[Tensor], Tensor]
 
@@ -80,8 +83,9 @@ def faithfulness(
 
 def importance_order(cam: Tensor) -> Tensor:
     """(H, W) int64: a pixel's place when all are sorted by importance, 0 the most important; pixels
-    of one value in the order of rows and columns."""
-    order = torch.argsort(cam.flatten(), descending=True, stable=True)
+    of one value, to STEPS_OF_VALUE, in the order of rows and columns: rounding decides nothing."""
+    steps = (cam.flatten().double() * STEPS_OF_VALUE).round()
+    order = torch.argsort(steps, descending=True, stable=True)
     places = torch.empty_like(order)
     places[order] = torch.arange(len(order), device=order.device)
     return places.view(cam.shape)

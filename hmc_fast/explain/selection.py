@@ -13,7 +13,6 @@ from typing import TypeVar
 
 import numpy as np
 
-from hmc_fast.data import open_dataset
 from hmc_fast.data.dataset import Dataset, pixel_hash
 from hmc_fast.data.folds import HEADER, read_folds
 from hmc_fast.data.images import read_image
@@ -95,23 +94,6 @@ def _read_rows(path: Path) -> dict[str, tuple[str, str, int]]:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, csv.Error) as error:
         raise InputError(f"{path} is damaged: {error}") from error
-
-
-def open_data(run: Run, spec: str | None) -> Dataset:
-    """The data set of the run, or the one that --data names, with the run's settings."""
-    config = run.config
-    try:
-        return open_dataset(
-            config.data if spec is None else spec,
-            classes=config.class_names,
-            label=config.label,
-            seed=config.seed,
-            image_size=config.pixels,
-        )
-    except InputError as error:
-        if spec is not None:
-            raise
-        raise InputError(f"{error}; give --data, where the run's data are now") from error
 
 
 def films_of_data(run: Run, dataset: Dataset) -> tuple[list[Film], list[str]]:

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from hmc_fast.data import Dataset, open_dataset
-from hmc_fast.data.dataset import pixel_hash
+from hmc_fast.data.dataset import Dataset, pixel_hash
 from hmc_fast.data.folds import read_folds
 from hmc_fast.errors import InputError
 from hmc_fast.models.saved import DESCRIPTION, load_model, read_description, trained_folds
 from hmc_fast.progress import progress
 from hmc_fast.training.config import TrainConfig, config_from_dict
+from hmc_fast.training.run_data import data_again
 from hmc_fast.training.run_folder import (
     CONFIG,
     FOLDS,
@@ -50,21 +50,14 @@ def open_run(folder: Path, data: str | None = None) -> OpenedRun:
     Raises InputError: no run, no trained fold, images that are not there or do not fit folds.csv.
     """
     config = config_from_dict(_settings(folder))
-    config = config if data is None else dataclasses.replace(config, data=data)
     folds = tuple(trained_folds(folder))
     if not folds:
         raise InputError(f"{folder} holds no trained fold")
     for fold in folds:
         read_description(folder / f"fold{fold}")  # a damaged one now, not after the timings
-    try:
-        dataset = open_dataset(
-            config.data, classes=config.class_names, label=config.label, seed=config.seed,
-            image_size=config.pixels,
-        )  # fmt: skip
-    except InputError as error:
-        hint = "" if data else "; if the images were moved, name their place with --data"
-        raise InputError(f"{error}{hint}") from error
+    dataset = data_again(config, data)
     assignment = read_folds(folder / FOLDS, dataset)
+    config = config if data is None else dataclasses.replace(config, data=data)
     return OpenedRun(folder, config, dataset, assignment, folds)
 
 

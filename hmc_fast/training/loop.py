@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from hmc_fast import __version__
-from hmc_fast.data import open_dataset
 from hmc_fast.data.cache import load_images
 from hmc_fast.data.dataset import Dataset
 from hmc_fast.data.folds import check_folds, make_folds, read_folds, split_validation
@@ -22,6 +21,7 @@ from hmc_fast.training.config import TrainConfig, check_attention, resolve, reso
 from hmc_fast.training.display import FoldDisplay, headline
 from hmc_fast.training.fold import CHECKPOINT, Interrupted, Job, Split, is_done, train_fold
 from hmc_fast.training.results import Run, next_commands, resume_command, write_results
+from hmc_fast.training.run_data import configured_data
 from hmc_fast.training.run_folder import (
     CONFIG,
     FOLDS,
@@ -127,13 +127,7 @@ def check_start(config: TrainConfig, folder: Path, resume: bool) -> bool:
 
 def _open_data(config: TrainConfig, begun: Path | None, quiet: bool) -> tuple[Dataset, np.ndarray]:
     """Data set and folds, those of folds.csv where the run has begun; no image is decoded yet."""
-    dataset = open_dataset(
-        config.data,
-        classes=config.class_names,
-        label=config.label,
-        seed=config.seed,
-        image_size=config.pixels,
-    )
+    dataset = configured_data(config)
     for warning in dataset.warnings:
         say(f"note: {warning}", quiet)
     assignment = make_folds(dataset, config.folds, config.seed)
