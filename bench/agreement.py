@@ -26,50 +26,16 @@ from command_line import Parser
 from common import RESULTS, environment_columns, row, write_rows
 from gpu_timing import slug
 from hmc_fast import load_model, optimize_for_inference
-from hmc_fast.data import open_dataset
-from hmc_fast.data.preprocessing import Preprocessing
 from hmc_fast.errors import InputError
 from hmc_fast.models.optimized import has_fast_bfloat16
-from hmc_fast.progress import progress
-from inference_cases import network, probabilities, textbook
-
-IMAGES = 64  # of each set
-PART = 8  # of them at once
-
-
-class ImageSet(NamedTuple):
-    """names of the images and the images themselves (IMAGES, 3, H, W), preprocessed."""
-
-    names: list[str]
-    images: Tensor
-
-
-def image_set(spec: str, size: int) -> ImageSet:
-    """IMAGES of a data set, spread over it; all of them where it has no more."""
-    dataset, preprocessing = open_dataset(spec), Preprocessing(size)
-    count = min(IMAGES, len(dataset))
-    chosen = sorted({round(i * (len(dataset) - 1) / max(1, count - 1)) for i in range(count)})
-    images = [preprocessing(dataset.read(i)) for i in chosen]
-    return ImageSet([dataset.images[i] for i in chosen], torch.cat(images))
-
-
-def image_sets(data: str | None, size: int) -> dict[str, ImageSet]:
-    """The phantom's and, if given, those of `data`, by name."""
-    specs = ["phantom", *([] if data is None else [data])]
-    return {spec.partition(":")[0]: image_set(spec, size) for spec in specs}
+from image_sets import PART, ImageSet, image_sets, true_probabilities
+from inference_cases import network, probabilities
 
 
 def dtypes(device: str) -> list[torch.dtype]:
     """What `optimize_for_inference` takes on a device, the most exact first."""
     low = [torch.bfloat16] if device == "cuda" or has_fast_bfloat16() else []
     return [torch.float64, torch.float32, *low, *([torch.float16] if device == "cuda" else [])]
-
-
-def true_probabilities(model: nn.Module, images: Tensor, title: str) -> Tensor:
-    """Of the plain network in float64, (B, classes)."""
-    truth = textbook(model).double()
-    parts = images.to(next(truth.parameters()).device).split(PART)
-    return torch.cat([probabilities(truth, part) for part in progress(parts, title, unit="part")])
 
 
 def network_probabilities(model: nn.Module, images: Tensor, dtype: torch.dtype) -> Tensor:

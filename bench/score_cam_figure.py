@@ -3,18 +3,13 @@
 python bench/score_cam_figure.py [--results FILE] [--out FILE]
 """
 
-import argparse
-from pathlib import Path
-
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from command_line import Parser
-from common import RESULTS
-from waterfall_figure import BLUE, DOCS, GREY, Row, read
+from waterfall_figure import BLUE, GREY, Row, arguments, finish, read
 
 NAMES = {
     "torchcam": "torchcam 0.5.0",
@@ -54,21 +49,13 @@ def conditions(rows: list[Row]) -> str:
 
 
 def main() -> None:
-    parser = Parser(__doc__.splitlines()[0])
-    add = parser.add_argument
-    add("--results", type=Path, default=RESULTS / "score_cam-cpu.csv", help="rows of score_cam.py")
-    add("--out", type=Path, default=DOCS / "score_cam.png", help="the picture")
-    args: argparse.Namespace = parser.parse_args()
-    if not args.results.is_file():
-        parser.error(f"{args.results} does not exist: run bench/score_cam.py first")
+    args = arguments(__doc__.splitlines()[0], "score_cam")
     rows = read(args.results)
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 2.8), layout="constrained", sharey=True)
     draw(left, rows, "ms", 1e-3, "seconds an image")
     draw(right, rows, "peak_mib", 1.0, "peak memory, MiB")
     left.invert_yaxis()  # they share it
-    figure.supxlabel(conditions(rows), fontsize=7, x=0.01, ha="left")
-    figure.savefig(args.out, dpi=130)
-    print(args.out)
+    finish(figure, conditions(rows), args.out)
 
 
 if __name__ == "__main__":

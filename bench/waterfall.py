@@ -30,24 +30,15 @@ from command_line import Parser
 from common import RESULTS, environment_columns, in_turn, quantiles, row, write_rows
 from gpu_timing import slug
 from hmc_fast import optimize_for_inference
-from hmc_fast.data import open_dataset
-from hmc_fast.data.preprocessing import Preprocessing
 from hmc_fast.errors import InputError
 from hmc_fast.models.folded import fold
 from hmc_fast.models.folding import Identities
 from hmc_fast.models.optimized import has_fast_bfloat16
 from hmc_fast.profiling.memory import peak_mib
 from hmc_fast.progress import progress
-from inference_cases import (
-    SIZE,
-    largest_difference,
-    network,
-    phantom_images,
-    probabilities,
-    textbook,
-)
+from image_sets import ImageSet, image_sets, true_probabilities
+from inference_cases import SIZE, largest_difference, network, phantom_images, textbook
 
-IMAGES = 64  # of each set, for the largest difference
 NAMES = (
     "BatchNorm folded", "pooled before match", "reassociated", "match composed",
     "constants folded", "grey stem", "gamma = 0 dropped", "pooled attention", "HA1's map skipped",
@@ -95,29 +86,13 @@ def steps(model: nn.Module, low: torch.dtype | None, batch: int, compiled: bool)
     return rows
 
 
-def image_sets(data: str | None) -> dict[str, Tensor]:
-    """IMAGES preprocessed images of the phantom and of `data`, spread over it, by name."""
-    sets = {"phantom": data_images("phantom")}
-    if data is not None:
-        sets[data.partition(":")[0]] = data_images(data)
-    return sets
-
-
-def data_images(spec: str) -> Tensor:
-    dataset, preprocessing = open_dataset(spec), Preprocessing(SIZE)
-    chosen = [round(i * (len(dataset) - 1) / (IMAGES - 1)) for i in range(IMAGES)]
-    return torch.cat([preprocessing(dataset.read(i)) for i in chosen])
-
-
-def with_truth(sets: dict[str, Tensor], model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
-    """Each set's images and, from the float64 network, their probabilities."""
-    truth = textbook(model).double()
-    found = {}
-    for name, images in sets.items():
-        parts = images.to(next(truth.parameters()).device).split(8)
-        expected = [probabilities(truth, part) for part in progress(parts, f"{name}, float64")]
-        found[name] = torch.cat(parts), torch.cat(expected)
-    return found
+def with_truth(sets: dict[str, ImageSet], model: nn.Module) -> Sets:
+    """Their images on the network's device, and what it says of them in float64."""
+    device = next(model.parameters()).device
+    return {
+        name: (images.to(device), true_probabilities(model, images, f"{name}, float64"))
+        for name, (_, images) in sets.items()
+    }
 
 
 def differences(step: Step, call: Call, sets: Sets, batch: int) -> Iterator[dict[str, Any]]:
@@ -182,7 +157,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     if min(args.rounds, *args.batch) < 1:
         parser.error("--rounds and --batch must be at least 1")
     try:
-        args.sets = image_sets(args.data)
+        args.sets = image_sets(args.data, SIZE)
     except InputError as error:
         parser.error(str(error))
     return args

@@ -15,6 +15,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from command_line import Parser
 from common import RESULTS
@@ -61,14 +62,27 @@ def conditions(rows: list[Row]) -> str:
     )
 
 
-def main() -> None:
-    parser = Parser(__doc__.splitlines()[0])
+def arguments(title: str, name: str) -> argparse.Namespace:
+    """Rows of bench/`name`.py on a CPU and the picture's place, of a figure's command line."""
+    parser = Parser(title)
     add = parser.add_argument
-    add("--results", type=Path, default=RESULTS / "waterfall-cpu.csv", help="rows of waterfall.py")
-    add("--out", type=Path, default=DOCS / "waterfall.png", help="the picture")
-    args: argparse.Namespace = parser.parse_args()
+    add("--results", type=Path, default=RESULTS / f"{name}-cpu.csv", help=f"rows of {name}.py")
+    add("--out", type=Path, default=DOCS / f"{name}.png", help="the picture")
+    args = parser.parse_args()
     if not args.results.is_file():
-        parser.error(f"{args.results} does not exist: run bench/waterfall.py first")
+        parser.error(f"{args.results} does not exist: run bench/{name}.py first")
+    return args
+
+
+def finish(figure: Figure, words: str, out: Path) -> None:
+    """Conditions below the figure; save it."""
+    figure.supxlabel(words, fontsize=7, x=0.01, ha="left")
+    figure.savefig(out, dpi=130)
+    print(out)
+
+
+def main() -> None:
+    args = arguments(__doc__.splitlines()[0], "waterfall")
     rows = read(args.results)
     batches = sorted({r["batch"] for r in rows}, key=int)
     figure, axes = plt.subplots(
@@ -78,9 +92,7 @@ def main() -> None:
     for place, batch in zip(axes[0], batches, strict=True):
         draw(place, rows, batch)
     axes[0, 0].invert_yaxis()  # they share it
-    figure.supxlabel(conditions(rows), fontsize=7, x=0.01, ha="left")
-    figure.savefig(args.out, dpi=130)
-    print(args.out)
+    finish(figure, conditions(rows), args.out)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "bench"))
 
 import agreement  # noqa: E402
+import image_sets  # noqa: E402
 from random_network import small_network  # noqa: E402
 
 sys.modules.pop("common", None)  # tests of pytest's options import a common.py of their own
@@ -38,10 +39,10 @@ def test_a_changed_class_far_from_the_border_is_a_fault():
 
 
 def test_all_dtypes_are_compared_and_written(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(agreement, "IMAGES", 3)
+    monkeypatch.setattr(image_sets, "IMAGES", 3)
     monkeypatch.setattr(agreement, "network", lambda variant: small_network(torch.float32))
-    image_set = agreement.image_set
-    monkeypatch.setattr(agreement, "image_set", lambda spec, size: image_set(spec, 64))
+    image_set = image_sets.image_set
+    monkeypatch.setattr(image_sets, "image_set", lambda spec, size: image_set(spec, 64))
     assert agreement.main(["--out", str(tmp_path)]) == 0
     (path,) = tmp_path.glob("agreement-*.csv")
     with open(path, newline="") as file:

@@ -10,6 +10,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "bench"))
 
+import image_sets  # noqa: E402
 import inference_cases  # noqa: E402
 import waterfall  # noqa: E402
 import waterfall_figure  # noqa: E402
@@ -25,7 +26,7 @@ def small(monkeypatch):
     inference_cases.phantom_images.cache_clear()
     monkeypatch.setattr(inference_cases, "SIZE", 64)
     monkeypatch.setattr(waterfall, "SIZE", 64)
-    monkeypatch.setattr(waterfall, "IMAGES", 4)
+    monkeypatch.setattr(image_sets, "IMAGES", 4)
     monkeypatch.setattr(waterfall, "network", lambda variant: small_network(torch.float32))
     monkeypatch.setattr(waterfall, "low_precision", lambda: None)
     yield
