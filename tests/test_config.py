@@ -87,6 +87,7 @@ def subparser(name: str):
 EXAMPLES = {
     "data": "mias:x", "classes": "a,b", "variant": "vgg16", "out": "o", "preset": "full",
     "image_size": 96, "epochs": 3, "augmented": 70, "batch_size": 4, "lr": 0.5, "folds": 7,
+    "protocol": "image",
     "only_fold": 2, "seed": 9, "device": "cpu", "backend": "sdpa", "amp": "off", "compile": True,
     "deterministic": True, "class_weights": "balanced", "label": "worst", "reduction": 4,
     "scale": 1.0, "attention_form": "direct", "weights": "w.pth", "validation_fraction": 0.25,
@@ -169,7 +170,7 @@ def test_the_command_is_kept_as_it_was_given(monkeypatch, tmp_path):
 
 
 def test_a_configuration_survives_json():
-    config = TrainConfig(**EXAMPLES | {"epochs": None})
+    config = TrainConfig(**EXAMPLES | {"epochs": None, "protocol": "patient"})
     assert config_from_dict(json.loads(json.dumps(dataclasses.asdict(config)))) == config
     assert config_from_dict({}) == TrainConfig()
     assert config_from_dict({"lr": 1}).lr == 1  # JSON's 1 is a number too

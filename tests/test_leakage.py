@@ -1,5 +1,6 @@
 """Test patients have no say: no split shares one, and no pixel of theirs changes the weights."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from PIL import Image
 
 from hmc_fast.data.dataset import Dataset
+from hmc_fast.data.protocols import PROTOCOLS, split_images
 from hmc_fast.errors import InputError
 from hmc_fast.training import loop, run_data
 from hmc_fast.training.config import TrainConfig
@@ -124,13 +126,62 @@ def test_mutated_test_pixels_of_200_patients_never_matter(train, monkeypatch):
 
 
 def test_a_split_that_leaks_does_not_start(train, monkeypatch, tmp_path):
-    def leaking(dataset: Dataset, folds: int, seed: int) -> np.ndarray:
+    def leaking(dataset: Dataset, folds: int, seed: int, protocol: str) -> np.ndarray:
         return np.arange(len(dataset)) % folds
 
     make_folder(tmp_path / "data")
-    monkeypatch.setattr(loop, "make_folds", leaking)
+    monkeypatch.setattr(loop, "split_images", leaking)
     with pytest.raises(
         InputError, match=r"patient b0 is in two folds \(benign/b0_0\.png in fold 0"
     ):
         train("run")
     assert not (tmp_path / "run").exists()
+
+
+def jobs_of(train, monkeypatch, protocol: str, dataset: Dataset) -> list[loop.Job]:
+    seen: list[loop.Session] = []
+    monkeypatch.setattr(loop, "_run", lambda session: seen.append(session) or session.folder)
+    monkeypatch.setattr(run_data, "open_dataset", lambda *_, **__: dataset)
+    train(protocol, protocol=protocol, folds=5)
+    return loop._jobs(seen[-1], [*range(5)])
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_each_protocol_puts_on_both_sides_what_it_says(train, monkeypatch, protocol):
+    dataset = random_dataset(3, patients=40)
+    jobs = jobs_of(train, monkeypatch, protocol, dataset)
+    shared_images = [len({*job.split.train} & {*job.split.test}) for job in jobs]
+    shared_patients = [
+        len({dataset.patients[i] for i in job.split.train} & patients)
+        for job in jobs
+        for patients in [{dataset.patients[i] for i in job.split.test}]
+    ]
+    tests = [len(job.split.test) for job in jobs]
+    assert shared_images == (tests if protocol == "leaky" else [0] * 5)
+    assert all(shared_patients) if protocol != "patient" else not any(shared_patients)
+    assert sorted(np.concatenate([job.split.test for job in jobs])) == [*range(len(dataset))]
+
+
+def test_a_pass_is_as_long_under_leaky_as_under_image(train, monkeypatch):
+    dataset = random_dataset(3, patients=40)
+    image, leaky = (jobs_of(train, monkeypatch, name, dataset) for name in ("image", "leaky"))
+    assert [job.plan.total for job in leaky] == [job.plan.total for job in image]
+    assert [[*job.split.test] for job in leaky] == [[*job.split.test] for job in image]
+
+
+def test_a_leaking_run_says_so_everywhere(train, tmp_path):
+    make_folder(tmp_path / "data")
+    folder = train("run", protocol="leaky")
+    assert json.loads((folder / "config.json").read_text())["protocol"] == "leaky"
+    assert json.loads((folder / "metrics.json").read_text())["protocol"] == "leaky"
+    assert json.loads((folder / "fold0" / "model.json").read_text())["protocol"] == "leaky"
+
+
+def test_a_leaking_protocol_takes_no_patients_for_validation():
+    with pytest.raises(InputError, match="--validation-fraction holds whole patients out"):
+        TrainConfig(protocol="image", validation_fraction=0.2)
+
+
+def test_a_class_with_fewer_images_than_folds_is_refused():
+    with pytest.raises(InputError, match=r"class \w+ has \d+ images, too few for 40 folds"):
+        split_images(random_dataset(3, patients=9), 40, 0, "image")

@@ -20,6 +20,7 @@ from hmc_fast.attention import (
     check_backend,
     device_problem,
 )
+from hmc_fast.data.protocols import PROTOCOLS
 from hmc_fast.errors import InputError
 from hmc_fast.models import VARIANTS
 from hmc_fast.models.forms import FORMS
@@ -79,6 +80,12 @@ class TrainConfig:
         1e-4, "Adam's learning rate", rule=(lambda v: 0 < v < math.inf, "a number above 0")
     )
     folds: int = setting(5, "folds of the cross-validation", rule=_at_least(2))
+    protocol: str = setting(
+        "patient",
+        "what a split keeps apart; image and leaky are for the leak study alone: films of a "
+        "patient on both sides, and augmented copies of the test images in training",
+        choices=PROTOCOLS,
+    )
     only_fold: int | None = setting(
         None, "train this fold alone, counted from 0", rule=_at_least(0)
     )
@@ -132,6 +139,10 @@ class TrainConfig:
             _check(field, getattr(self, field.name))
         if self.epochs is not None and self.augmented is not None:
             raise InputError("give --epochs or --augmented, not both")
+        if self.protocol != "patient" and self.validation_fraction:
+            raise InputError(
+                "--validation-fraction holds whole patients out: it needs --protocol patient"
+            )
         if self.only_fold is not None and self.only_fold >= self.folds:
             raise InputError(
                 f"--only-fold must be from 0 to {self.folds - 1}, got {self.only_fold}"

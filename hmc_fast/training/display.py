@@ -3,14 +3,17 @@ result."""
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
 from tqdm import tqdm
 
+from hmc_fast.data.protocols import LEAKS
 from hmc_fast.progress import say
 from hmc_fast.training.batches import BatchPlan
 
+Display = Callable[[int, int, BatchPlan, bool], "FoldDisplay"]  # fold, folds, plan, quiet
 LINES = 20  # about so many for each fold; a long run does not print every pass
 
 
@@ -72,7 +75,9 @@ def headline(metrics: dict[str, Any], folds: int) -> list[str]:
         ends = pooled["intervals"].get(name)
         interval = f" [{ends[0]:.3f}, {ends[1]:.3f}]" if ends else ""
         parts.append(f"{name.replace('_', ' ')} {_number(pooled[name])}{interval}")
+    leak = LEAKS.get(metrics.get("protocol", ""))
     return [
+        *([leak] if leak else []),
         f"out of fold, {done} of {folds} folds, {pooled['n']} images "
         f"(95 % intervals, patients resampled): {', '.join(parts)}",
         f"always the majority class: balanced accuracy {_number(majority['balanced_accuracy'])}, "

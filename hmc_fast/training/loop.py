@@ -3,6 +3,7 @@ report."""
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,20 +12,22 @@ from torch import Tensor, nn
 from hmc_fast import __version__
 from hmc_fast.data.cache import load_images
 from hmc_fast.data.dataset import Dataset
-from hmc_fast.data.folds import check_folds, make_folds, read_folds, split_validation
+from hmc_fast.data.folds import check_folds, read_folds, split_validation
+from hmc_fast.data.protocols import split_images, training_images
 from hmc_fast.errors import InputError
 from hmc_fast.models import create_model
 from hmc_fast.progress import say
 from hmc_fast.training.batches import BatchPlan
 from hmc_fast.training.checkpoint import remove_checkpoint
 from hmc_fast.training.config import TrainConfig, check_attention, resolve, resolve_device
-from hmc_fast.training.display import FoldDisplay, headline
+from hmc_fast.training.display import Display, headline
 from hmc_fast.training.fold import CHECKPOINT, Interrupted, Job, Split, is_done, train_fold
 from hmc_fast.training.results import Run, next_commands, resume_command, write_results
 from hmc_fast.training.run_data import configured_data
 from hmc_fast.training.run_folder import (
     CONFIG,
     FOLDS,
+    InUse,
     check_disk,
     check_free,
     check_not_in_use,
@@ -32,6 +35,7 @@ from hmc_fast.training.run_folder import (
     default_out,
     is_begun,
     locked,
+    locked_in_turn,
     read_config,
     run_folder,
 )
@@ -80,14 +84,7 @@ def train(
     """
     if not quiet:
         say(f"hmc-fast {__version__}: for research, not a medical device")
-    device = resolve_device(config.device)
-    check_attention(config.backend, device)
-    config, notes = resolve(config, device)
-    if config.deterministic and device.type == "cuda" and config.variant.startswith("vgg"):
-        raise InputError(
-            f"{config.variant} cannot be trained with --deterministic on CUDA: torch has no such "
-            "backward of its pooling"
-        )
+    config, device, notes = _resolved(config)
     folder = run_folder(config.out) if config.out else default_out(config.variant)
     check_not_in_use(folder)
     begun = check_start(config, folder, resume)
@@ -98,20 +95,78 @@ def train(
     for note in notes:
         say(note, quiet)
     with deterministic_algorithms(config.deterministic):
-        dataset, assignment = _open_data(config, folder if begun else None, quiet)
-        model = build(config)
-        images = load_images(dataset, config.pixels, workers=config.workers, quiet=quiet)
-        check_folds(dataset, assignment, images.hashes)
+        session = _open(config, folder, device, begun, build, quiet)
+        session.command, session.notes = command, notes
         if not config.out:
-            folder = default_out(config.variant)  # the name may have been taken meanwhile
-        with locked(folder):
-            check_start(config, folder, resume)  # another process may have been here meanwhile
-            return _run(
-                Session(
-                    config, folder, device, dataset, images, assignment, model, build, quiet,
-                    command, notes,
-                )
-            )  # fmt: skip
+            session.folder = default_out(config.variant)  # the name may have been taken meanwhile
+        with locked(session.folder):
+            check_start(config, session.folder, resume)  # another may have been here meanwhile
+            return _run(session)
+
+
+def train_shared(
+    config: TrainConfig,
+    *,
+    display: Display,
+    resume_with: str,
+    command: str = "",
+    build: Build = build_model,
+) -> list[int]:
+    """Train the folds of config.out that are neither done nor being trained by another process.
+
+    Several processes may call this for one folder: they begin the run one after the other, share
+    its folds, and the one that finds all of them done writes the results. Begins the run or goes
+    on with it; says nothing but what `display` does; resume_with: the command that goes on after a
+    stop. Returns the folds that are done. Raises as `train`.
+    """
+    config, device, notes = _resolved(config)
+    if config.out is None:
+        raise InputError("a run that processes share needs --out")
+    folder = run_folder(config.out)
+    with deterministic_algorithms(config.deterministic):
+        with locked_in_turn(folder):
+            begun = check_start(config, folder, True)
+            session = _open(config, folder, device, begun, build, quiet=True)
+            session.command, session.notes = command, notes
+            session.display, session.resume_with, session.shared = display, resume_with, True
+            jobs, facts = _begin(session)
+        if any(not is_done(job.folder) for job in jobs):
+            _train_folds(session, _trainer(session, facts), jobs)
+        done = _done(session)
+        if len(done) == config.folds:
+            with locked_in_turn(folder):
+                _write(session, facts, done)
+    return done
+
+
+def _resolved(config: TrainConfig) -> tuple[TrainConfig, torch.device, list[str]]:
+    """The full settings, the device, and sentences that say what was chosen."""
+    device = resolve_device(config.device)
+    check_attention(config.backend, device)
+    config, notes = resolve(config, device)
+    if config.deterministic and device.type == "cuda" and config.variant.startswith("vgg"):
+        raise InputError(
+            f"{config.variant} cannot be trained with --deterministic on CUDA: torch has no such "
+            "backward of its pooling"
+        )
+    return config, device, notes
+
+
+def _open(
+    config: TrainConfig,
+    folder: Path,
+    device: torch.device,
+    begun: bool,
+    build: Build,
+    quiet: bool,
+) -> Session:
+    """Data, folds, network and decoded images."""
+    dataset, assignment = _open_data(config, folder if begun else None, quiet)
+    model = build(config)
+    images = load_images(dataset, config.pixels, workers=config.workers, quiet=quiet)
+    if config.protocol == "patient":
+        check_folds(dataset, assignment, images.hashes)
+    return Session(config, folder, device, dataset, images, assignment, model, build, quiet)
 
 
 def check_start(config: TrainConfig, folder: Path, resume: bool) -> bool:
@@ -130,13 +185,27 @@ def _open_data(config: TrainConfig, begun: Path | None, quiet: bool) -> tuple[Da
     dataset = configured_data(config)
     for warning in dataset.warnings:
         say(f"note: {warning}", quiet)
-    assignment = make_folds(dataset, config.folds, config.seed)
+    assignment = split_images(dataset, config.folds, config.seed, config.protocol)
     if begun and (begun / FOLDS).is_file():
         assignment = read_folds(begun / FOLDS, dataset)
     return dataset, assignment
 
 
 def _run(session: Session) -> Path:
+    config, folder = session.config, session.folder
+    jobs, facts = _begin(session)
+    _train_folds(session, _trainer(session, facts), jobs)
+    done = _done(session)
+    metrics = _write(session, facts, done)
+    for line in headline(metrics, config.folds):
+        session.say(line)
+    session.say(f"report: {folder / 'report.html'}")
+    session.say(f"next: {next_commands(folder, config, done)[0]}")
+    return folder
+
+
+def _begin(session: Session) -> tuple[list[Job], dict[str, Any]]:
+    """The folds' work and env.json; all that describes the run is then on the disk."""
     config, folder = session.config, session.folder
     folds = [*range(config.folds)] if config.only_fold is None else [config.only_fold]
     to_do = [fold for fold in folds if not is_done(folder / f"fold{fold}")]
@@ -148,24 +217,31 @@ def _run(session: Session) -> Path:
     )
     jobs = _jobs(session, folds)
     facts = begin(session, jobs[0].plan.steps)
-    precision = Precision(**facts["precision"])
-    compiled, sentence = compile_plan(config.compile, session.model, session.device)
-    say_plan(session, jobs, precision, sentence)
-    trainer = Trainer(session.model, session.device, precision, config.lr, compiled)
-    _train_folds(session, trainer, jobs)
-    done = [fold for fold in range(config.folds) if is_done(folder / f"fold{fold}")]
-    metrics = write_results(
+    compiled = compile_plan(config.compile, session.model, session.device)[1]
+    say_plan(session, jobs, Precision(**facts["precision"]), compiled)
+    return jobs, facts
+
+
+def _trainer(session: Session, facts: dict[str, Any]) -> Trainer:
+    config, model = session.config, session.model
+    compiled = compile_plan(config.compile, model, session.device)[0]
+    return Trainer(model, session.device, Precision(**facts["precision"]), config.lr, compiled)
+
+
+def _done(session: Session) -> list[int]:
+    folds = range(session.config.folds)
+    return [fold for fold in folds if is_done(session.folder / f"fold{fold}")]
+
+
+def _write(session: Session, facts: dict[str, Any], done: list[int]) -> dict[str, Any]:
+    """`write_results` of the folds that are done; returns metrics.json's value."""
+    return write_results(
         Run(
-            folder, config, session.dataset, session.assignment, session.images.pixels, facts,
-            session.notes, session.command,
+            session.folder, session.config, session.dataset, session.assignment,
+            session.images.pixels, facts, session.notes, session.command,
         ),
         done,
     )  # fmt: skip
-    for line in headline(metrics, config.folds):
-        session.say(line)
-    session.say(f"report: {folder / 'report.html'}")
-    session.say(f"next: {next_commands(folder, config, done)[0]}")
-    return folder
 
 
 def _jobs(session: Session, folds: list[int]) -> list[Job]:
@@ -176,10 +252,11 @@ def _jobs(session: Session, folds: list[int]) -> list[Job]:
 
 def _job(session: Session, fold: int, pixels: Tensor, labels: Tensor) -> Job:
     config, dataset = session.config, session.dataset
-    train = np.flatnonzero(session.assignment != fold)
+    train = training_images(session.assignment, fold, config.protocol)
     test = np.flatnonzero(session.assignment == fold)
     train, validation = split_validation(dataset, train, config.validation_fraction, config.seed)
-    total = config.augmented or config.passes * len(train)
+    others = int(np.sum(session.assignment != fold))  # a pass of every protocol is as long
+    total = config.augmented or config.passes * (others - len(validation))
     return Job(
         fold=fold,
         split=Split(train, validation, test),
@@ -199,11 +276,16 @@ def _train_folds(session: Session, trainer: Trainer, jobs: list[Job]) -> None:
     with stop_signals(session.quiet) as stop:
         try:
             for job in jobs:
-                _train_one(session, trainer, job, stop)
+                try:
+                    with locked(job.folder, keep=session.shared):
+                        _train_one(session, trainer, job, stop)
+                except InUse:
+                    if not session.shared:
+                        raise
                 if stop():
                     raise Interrupted
         except Interrupted:
-            say(f"stopped; go on with: {resume_command(session.folder)}")
+            say(f"stopped; go on with: {session.resume_with or resume_command(session.folder)}")
             raise
 
 
@@ -217,8 +299,7 @@ def _train_one(session: Session, trainer: Trainer, job: Job, stop: Callable[[], 
     torch.manual_seed(int(np.random.SeedSequence([config.seed, job.fold]).generate_state(1)[0]))
     trainer.reset(session.build(config).state_dict(), _class_weights(config, job))
     model_json = description(session, job.fold)
-    display = FoldDisplay(job.fold, config.folds, job.plan, session.quiet)
-    with display:
+    with session.display(job.fold, config.folds, job.plan, session.quiet) as display:
         train_fold(trainer, job, model_json, stop=stop, show=display.update, warn=say)
 
 

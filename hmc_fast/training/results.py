@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from hmc_fast.data.augment import augment, draw_parameters
 from hmc_fast.data.dataset import Dataset
+from hmc_fast.data.protocols import LEAKS
 from hmc_fast.errors import InputError
 from hmc_fast.evaluation import figures
 from hmc_fast.evaluation.report import run_figures, write_report
@@ -65,6 +66,8 @@ def write_results(run: Run, folds: Sequence[int]) -> dict[str, Any]:
         )
     except ValueError as error:
         raise InputError(f"{run.folder}: {error}; lower --lr or train with --amp off") from error
+    if run.config.protocol in LEAKS:
+        metrics = {"protocol": run.config.protocol, **metrics}
     _write_predictions(run, chosen, probabilities)
     columns = list(history[0])
     write_csv(run.folder / HISTORY, columns, [[row[c] for c in columns] for row in history])
@@ -150,7 +153,8 @@ def _report(
     metrics: dict[str, Any],
 ) -> dict[str, Any]:
     """What `write_report` takes."""
-    dataset = run.dataset
+    config, dataset = run.config, run.dataset
+    leak = [LEAKS[config.protocol]] if config.protocol in LEAKS else []
     files = [
         "config.json",
         "env.json",
@@ -162,16 +166,16 @@ def _report(
     ]
     files += [f"fold{fold}/{WEIGHTS}" for fold in folds]
     return {
-        "variant": run.config.variant,
+        "variant": f"{config.variant} (protocol {config.protocol})" if leak else config.variant,
         "dataset": {
             "name": dataset.name,
             "classes": list(dataset.classes),
             "images": len(dataset),
             "patients": len(set(dataset.patients)),
             "counts": dataset.counts,
-            "warnings": list(dataset.warnings),
+            "warnings": [*leak, *dataset.warnings],
         },
-        "folds_total": run.config.folds,
+        "folds_total": config.folds,
         "folds_done": len(folds),
         "predictions": {
             "images": [dataset.images[i] for i in chosen],
@@ -183,10 +187,10 @@ def _report(
         "metrics": metrics,
         "history": history,
         "samples": _samples(run),
-        "config": dataclasses.asdict(run.config),
+        "config": dataclasses.asdict(config),
         "environment": run.environment,
         "command": run.command,
-        "next_commands": next_commands(run.folder, run.config, folds),
+        "next_commands": next_commands(run.folder, config, folds),
         "notes": list(run.notes),
         "files": {name: sha256_file(run.folder / name) for name in files},
     }

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from hmc_fast.training.config import TrainConfig, config_from_dict, flag
 
 CONFIG, ENVIRONMENT, FOLDS, IMAGES = "config.json", "env.json", "folds.csv", "images.json"
 LOCK, OWNER = ".lock", ".owner"
+PAGES_BYTES = 64 << 20  # the tables, figures and report of a run, generously
+OTHERS_SECONDS = 600  # the longest that another process may prepare a shared run
 # between a run and its --resume
 FREE_TO_CHANGE = {"out", "workers", "checkpoint_every", "only_fold"}
 
@@ -34,11 +37,16 @@ def default_out(variant: str, root: Path = Path("runs")) -> Path:
     return root / f"{variant}-{number}"
 
 
+class InUse(InputError):
+    """Another process holds the folder."""
+
+
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, *, keep: bool = False) -> Iterator[None]:
     """Hold the run's folder, made if need be, and removed again where nothing came into it.
 
-    InputError where another process holds it (its number is named) or it cannot be made.
+    keep: leave the lock's file where others may be waiting for it. InUse where another process
+    holds the folder (its number is named), InputError where it cannot be made.
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
@@ -51,11 +59,28 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         (folder / OWNER).unlink(missing_ok=True)
-        (folder / LOCK).unlink(missing_ok=True)  # before the release: nobody waits for this file
+        if not keep:
+            (folder / LOCK).unlink(missing_ok=True)  # before the release: nobody waits for it
         with contextlib.suppress(OSError):
             for path in made:
                 path.rmdir()
         lock.release()
+
+
+@contextlib.contextmanager
+def locked_in_turn(folder: Path) -> Iterator[None]:
+    """`locked` for the steps that processes which share a run take one after the other."""
+    last = time.monotonic() + OTHERS_SECONDS
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(locked(folder, keep=True))
+                break
+            except InUse:
+                if time.monotonic() > last:
+                    raise
+                time.sleep(0.2)
+        yield
 
 
 def _acquire(folder: Path) -> FileLock:
@@ -65,7 +90,7 @@ def _acquire(folder: Path) -> FileLock:
     except Timeout:
         owner = (folder / OWNER).read_text() if (folder / OWNER).is_file() else ""
         process = f"process {owner}" if owner else "another process"
-        raise InputError(f"{folder} is in use by {process}: wait for it, or stop it") from None
+        raise InUse(f"{folder} is in use by {process}: wait for it, or stop it") from None
     return lock
 
 
@@ -125,13 +150,13 @@ def check_free(folder: Path, leftovers: bool = False) -> None:
 
 
 def check_same(config: TrainConfig, before: Mapping[str, Any], folder: Path) -> None:
-    """InputError that names the settings in which a resumed run differs from the run in
-    `folder`."""
-    now = dataclasses.asdict(config)
-    keys = [key for key in now if key not in FREE_TO_CHANGE and now[key] != before.get(key)]
+    """InputError that names the settings in which a resumed run differs from the run in `folder`;
+    a setting that is younger than the run had its default there."""
+    now, before = dataclasses.asdict(config), dataclasses.asdict(config_from_dict(dict(before)))
+    keys = [key for key in now if key not in FREE_TO_CHANGE and now[key] != before[key]]
     if keys:
         pairs = ", ".join(
-            f"{flag(key)} {_word(before.get(key))} there, {_word(now[key])} here" for key in keys
+            f"{flag(key)} {_word(before[key])} there, {_word(now[key])} here" for key in keys
         )
         raise InputError(f"--resume cannot change settings of {folder}: {pairs}")
 
@@ -141,13 +166,16 @@ def _word(value: Any) -> str:
     return words[value] if value is None or isinstance(value, bool) else str(value)
 
 
-def check_disk(folder: Path, model_bytes: int, folds: int, selects: bool = False) -> None:
-    """InputError where the disk is too small for a model a fold and one fold's checkpoints.
+def checkpoint_bytes(model_bytes: int, selects: bool = False) -> int:
+    """What the checkpoints of a fold in training take: three exist at a time, each with Adam's two
+    moments; selects: and the best weights."""
+    return 3 * (4 if selects else 3) * model_bytes
 
-    Three of those exist at a time, each with Adam's two moments; selects: and the best weights.
-    """
-    checkpoints = 3 * (4 if selects else 3)
-    needed = model_bytes * (folds + checkpoints if folds else 0) + (64 << 20)
+
+def check_disk(folder: Path, model_bytes: int, folds: int, selects: bool = False) -> None:
+    """InputError where the disk is too small for a model a fold and one fold's checkpoints."""
+    needed = model_bytes * folds + PAGES_BYTES
+    needed += checkpoint_bytes(model_bytes, selects) if folds else 0
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise InputError(

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from hmc_fast.data.cache import Images
 from hmc_fast.data.dataset import Dataset
 from hmc_fast.data.folds import write_folds
 from hmc_fast.data.preprocessing import Preprocessing
+from hmc_fast.data.protocols import LEAKS
 from hmc_fast.environment import environment, package_version
 from hmc_fast.errors import InputError
 from hmc_fast.files import sha256_file, write_json
@@ -24,6 +25,7 @@ from hmc_fast.models.forms import BlockSizes, FormChoice, choose_form
 from hmc_fast.models.network import STRIDES, HMCNet
 from hmc_fast.progress import say
 from hmc_fast.training.config import TrainConfig
+from hmc_fast.training.display import Display, FoldDisplay
 from hmc_fast.training.fold import Job
 from hmc_fast.training.run_folder import (
     CONFIG,
@@ -46,7 +48,8 @@ CHANGED = {
 
 @dataclass
 class Session:
-    """What a run works with; notes: sentences for the report."""
+    """What a run works with; notes: sentences for the report; shared: other processes train folds
+    of it too."""
 
     config: TrainConfig
     folder: Path
@@ -57,8 +60,11 @@ class Session:
     model: nn.Module
     build: Build
     quiet: bool
-    command: str
-    notes: list[str]
+    command: str = ""
+    notes: list[str] = field(default_factory=list)
+    display: Display = FoldDisplay
+    resume_with: str = ""
+    shared: bool = False
 
     def say(self, text: str) -> None:
         """One line for the user."""
@@ -153,6 +159,7 @@ def description(session: Session, fold: int) -> dict[str, Any]:
         "folds_sha256": sha256_file(session.folder / FOLDS),
         "seed": config.seed,
         "version": __version__,
+        **({"protocol": config.protocol} if config.protocol in LEAKS else {}),
     }
 
 
@@ -173,8 +180,9 @@ def say_plan(session: Session, jobs: list[Job], precision: Precision, compiled: 
         compiled,
         *_attention(session, AMP_DTYPES.get(precision.amp, torch.float32)),
     ]
+    leak = [LEAKS[config.protocol]] if config.protocol in LEAKS else []
     session.notes = [*session.notes, *choices]
-    for line in [*choices, f"writing to {session.folder}"]:
+    for line in [*leak, *choices, f"writing to {session.folder}"]:
         session.say(line)
 
 
