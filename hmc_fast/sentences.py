@@ -12,3 +12,14 @@ def some(names: Sequence[str], most: int = 5) -> str:
 def counted(number: int, noun: str) -> str:
     """The number with its noun: "1 image", "322 images"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def duration(seconds: float) -> str:
+    """'48 s', '2 min 5 s', '3 h 20 min'."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"

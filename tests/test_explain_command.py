@@ -1,6 +1,5 @@
 """`hmc-fast explain`: which model explains which image, what is written, and what a stop leaves."""
 
-import dataclasses
 import json
 import os
 import shutil
@@ -37,6 +36,7 @@ from tiny import (
     tiny_layers,
     use_tiny_network,
 )
+from tiny_lesions import SQUARE, with_masks
 
 COLUMNS = (
     "image,label,predicted,target,method,layer,iou,pointing_game,energy_inside,average_drop,"
@@ -44,18 +44,6 @@ COLUMNS = (
 )
 FIGURES = COLUMNS.split(",")[6:-1]
 LAYER = "2"  # of the tiny network: 8 channels of 8 x 8 cells, after the ReLU
-SQUARE = np.zeros((16, 16), bool)
-SQUARE[4:9, 6:12] = True
-
-
-def mask_of(label: str) -> np.ndarray | None:
-    """Of malignant images a square, of normal ones nothing, of benign ones nobody knows."""
-    return {"malignant": SQUARE, "normal": np.zeros_like(SQUARE), "benign": None}[label]
-
-
-def with_masks(dataset):
-    names = [dataset.classes[label] for label in dataset.labels]
-    return dataclasses.replace(dataset, mask=lambda i: mask_of(names[i]))
 
 
 @pytest.fixture(scope="module")
@@ -437,7 +425,8 @@ def test_the_fastest_form_answers_as_the_network(build):
 
 BAD = {
     "nowhere": "no such run: nowhere",
-    "empty": "empty holds no trained fold",
+    "empty": "empty is no run: it has no config.json, which hmc-fast train writes",
+    "begun": "begun holds no trained fold",
     "run --fold 9": "run holds no trained fold 9 (trained: 0, 1)",
     "run/fold1 --fold 0": "run/fold1 is the folder of fold 1: leave --fold 0 out",
     "run --images none.png": "none of the images could be explained",
@@ -461,6 +450,8 @@ BAD = {
 @pytest.mark.parametrize("words", BAD)
 def test_bad_use_is_one_sentence_and_changes_nothing(place, capsys, words):
     (place / "empty").mkdir()
+    (place / "begun").mkdir()
+    shutil.copy("run/config.json", "begun")
     if words == "run --images none.png":
         assert run("explain", *words.split()) == 2
         assert capsys.readouterr().err.splitlines()[1:] == [f"hmc-fast: {BAD[words]}"]
@@ -472,7 +463,7 @@ def test_bad_use_is_one_sentence_and_changes_nothing(place, capsys, words):
 @pytest.mark.parametrize(
     ("name", "text", "sentence"),
     [
-        ("run/folds.csv", "image,fold\n", "run/folds.csv is damaged: it must start with image"),
+        ("run/folds.csv", "image,fold\n", "run/folds.csv must start with image,patient,label"),
         ("run/images.json", "{}", "run is damaged: folds.csv and images.json name different"),
         ("run/config.json", "{", "run/config.json is no JSON file"),
         ("run/fold0/model.json", "{", "cannot read run/fold0/model.json"),
@@ -487,6 +478,19 @@ def test_damaged_files_are_one_sentence(place, capsys, name, text, sentence):
     Path(name).write_text(text)
     words = ["explain", "run", "--layer", LAYER, "--out", "out", "--images", *images]
     assert_refused(capsys, place, words, sentence)
+
+
+@pytest.mark.parametrize("protocol", ["patient", "image", "leaky"])
+def test_a_run_whose_split_leaks_is_announced(place, capsys, protocol):
+    config = json.loads(Path("run/config.json").read_text())
+    Path("run/config.json").write_text(json.dumps(config | {"protocol": protocol}))
+    words = ["explain", "run", "--layer", LAYER, "--images", names()[0]]
+    assert run(*words) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if "trained with" in line]
+    assert len(told) == (protocol != "patient")
+    assert all(line.startswith(f"note: trained with protocol {protocol}: ") for line in told)
+    assert run(*words, "--quiet") == 0
+    assert capsys.readouterr().out == ""
 
 
 def test_folds_that_the_model_was_not_trained_with_are_refused(place, capsys):

@@ -29,9 +29,9 @@ def rows(folds=2, epochs=4, every=1):
     ]
 
 
-def image_of(uri):
-    kind, _, data = uri.partition(",")
-    assert kind == "data:image/png;base64"
+def image_of(uri, kind="png"):
+    start, _, data = uri.partition(",")
+    assert start == f"data:image/{kind};base64"
     return Image.open(io.BytesIO(base64.b64decode(data)))
 
 
@@ -122,6 +122,24 @@ def test_png_is_twice_as_sharp_as_the_page_and_small():
     width, height = figures.css_size(figure)
     assert image.size == pytest.approx((2 * width, 2 * height), abs=2)
     assert len(base64.b64decode(uri.partition(",")[2])) < 150_000
+
+
+def test_jpeg_keeps_the_tones_of_a_heatmap():
+    tones = np.linspace(0, 255, 224 * 224).reshape(224, 224).astype(np.uint8)
+    figure = figures.sample_sheet(tones[None], ["a"])
+    figure.axes[0].images[0].set_cmap("inferno")
+    uri = figures.jpeg_data_uri(figure)
+    image, expected = image_of(uri, "jpeg"), image_of(figures.png_data_uri(figure))
+    assert image.size == expected.size
+    assert len(np.unique(np.asarray(image).reshape(-1, 3), axis=0)) > 500
+    difference = np.asarray(image, float) - np.asarray(expected.convert("RGB"), float)
+    assert np.abs(difference).mean() < 4
+
+
+def test_what_was_drawn_before_changes_nothing():
+    first, second = (figures.roc_curves([0, 1, 1], np.eye(2)[[0, 1, 0]], "ab") for _ in range(2))
+    figures.jpeg_data_uri(second)
+    assert figures.png_data_uri(first) == figures.png_data_uri(second)
 
 
 @pytest.mark.parametrize(

@@ -132,14 +132,29 @@ def test_the_mean_of_attended_rows_is_what_the_mean_row_attends_to():
 
 
 @pytest.mark.parametrize("reassociate", [False, True])
-@pytest.mark.parametrize("fold_constants", [False, True])
-def test_logits_of_the_last_block_need_no_map(reassociate, fold_constants):
+@pytest.mark.parametrize("left_out", [None, "fold_constants", "compose_match"])
+@pytest.mark.parametrize("logits_only", [False, True])
+def test_logits_of_the_last_block_need_no_map(reassociate, left_out, logits_only):
     block, match = random_block(), nn.Conv2d(6, 16, 1).double()
     classifier, x, y = nn.Linear(16, 3).double(), randn(2, 16, 4, 5), randn(2, 6, 8, 10)
-    use = dataclasses.replace(ALL, reassociate=reassociate, fold_constants=fold_constants)
-    folded = CrossAttention(block, match, use, Convolution, classifier)
+    without = {} if left_out is None else {left_out: False}
+    use = dataclasses.replace(ALL, reassociate=reassociate, **without)
+    folded = CrossAttention(block, match, use, Convolution, classifier, logits_only)
     expected = classifier(_cross_scale(block, match, x, y).mean((2, 3)))
     assert_same(classifier(x.mean((2, 3))) + folded.added_logits(x, y), expected)
+
+
+@pytest.mark.parametrize("kind", [Convolution, PrepackedConvolution, CudaConvolution])
+def test_a_network_for_logits_only_leaves_the_last_blocks_values_out(kind):
+    model, images = small_network(), phantom_images(2).double()
+    whole, net = (fold(model, kind=kind, logits_only=only) for only in (False, True))
+    assert [*net.names, "ca34"] == whole.names
+    assert net.ca34.value is None
+    assert_same(net(images), model(images))
+    pooled = dataclasses.replace(ALL, pool_attention=False)
+    every = fold(model, pooled, kind=kind, logits_only=True)
+    assert every.names == whole.names
+    assert_same(every(images), model(images))
 
 
 @pytest.mark.parametrize("size", [(64, 64), (65, 97)], ids=str)

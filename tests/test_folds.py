@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from hmc_fast.data.dataset import Dataset
-from hmc_fast.data.folds import check_folds, make_folds, read_folds, split_validation, write_folds
+from hmc_fast.data.folds import (
+    check_folds,
+    make_folds,
+    read_folds,
+    read_rows,
+    split_validation,
+    write_folds,
+)
 from hmc_fast.errors import InputError
 
 CLASSES = ("normal", "benign", "malignant")
@@ -177,6 +184,7 @@ def test_the_table_has_the_promised_columns(tmp_path):
         (lambda text: text.replace("benign,0", "benign,²"), "row 3: fold is '²'"),
         (lambda text: text.replace("benign,0", "benign,2"), r"has folds \[1, 2\]"),
         (lambda text: text.replace("benign,0", "benign,1"), r"has folds \[1\]"),
+        (lambda text: text.replace("p000_1,", "p000_0,"), "row 2: p000_0 stands there twice"),
     ],
 )
 def test_a_table_that_does_not_fit_is_refused_by_its_first_difference(tmp_path, change, message):
@@ -186,6 +194,15 @@ def test_a_table_that_does_not_fit_is_refused_by_its_first_difference(tmp_path, 
     path.write_text(change(path.read_text()))
     with pytest.raises(InputError, match=message):
         read_folds(path, dataset)
+
+
+def test_rows_are_read_without_the_data(tmp_path):
+    write_folds(tmp_path / "folds.csv", make_dataset([(0, 2), (1,)]), np.array([1, 1, 0]))
+    rows = read_rows(tmp_path / "folds.csv")
+    assert list(rows) == ["p000_0", "p000_1", "p001_0"]
+    assert rows["p000_1"] == ("p000", "malignant", 1)
+    last = rows["p001_0"]
+    assert (last.patient, last.label, last.fold) == ("p001", "benign", 0)
 
 
 def test_a_table_saved_by_a_spreadsheet_is_read(tmp_path):

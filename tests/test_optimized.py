@@ -133,6 +133,13 @@ def test_activations_are_not_overwritten_by_later_calls():
     assert all(torch.equal(outputs[stage], copies[stage]) for stage in STAGES)
 
 
+def test_a_network_for_logits_only_says_that_it_has_no_map_of_the_last_block():
+    fast = optimize_for_inference(small_network(torch.float32), logits_only=True)
+    assert fast.activations(phantom_images(1), "layer4").shape == (1, 2048, 2, 2)
+    with pytest.raises(ValueError, match=r"layer must be one of stem, .*layer4, got 'ca34'"):
+        fast.activations(phantom_images(1), "ca34")
+
+
 def test_a_block_that_does_nothing_has_an_activation_all_the_same():
     model, images = small_network(), phantom_images(2).double()
     model.ha1.gamma.data.zero_()
@@ -164,6 +171,10 @@ class Derived(torchvision.models.ResNet):
 
 
 REFUSED = {
+    "classifier": (
+        lambda: with_changed("fc", nn.Sequential(nn.Linear(2048, 3).double())),
+        "fc: a Sequential",
+    ),
     "training": (lambda: create_model("resnet50"), "the network: it is in training mode"),
     "partly training": (
         partly_training,

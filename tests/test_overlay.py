@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from hmc_fast.evaluation import figures
+from hmc_fast.evaluation.heatmap_figure import OPACITY, OUTLINE
 from hmc_fast.explain.colormaps import COLORMAPS
-from hmc_fast.explain.overlay import OPACITY, OUTLINE, overlay, panel
+from hmc_fast.explain.overlay import overlay, panel
 
 SIZE = 16
 GREY = np.full((SIZE, SIZE), 100, np.uint8)

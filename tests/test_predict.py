@@ -3,6 +3,7 @@ runs."""
 
 import csv
 import io
+import json
 import shutil
 from pathlib import Path
 
@@ -116,6 +117,17 @@ def test_the_runs_own_images_are_noted(predict, shared):
     assert err == f"hmc-fast: note: {own} is one of the run's own images: use predictions.csv\n"
     assert predict("run/fold0", own)[2] == err
     assert predict("run", own, "--quiet")[2] == ""
+
+
+def test_a_run_whose_split_leaks_is_announced(predict, place):
+    path = place / "run" / "fold1" / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"protocol": "leaky"}))
+    code, rows, err = predict("run/fold1", "x.png")
+    assert (code, len(rows)) == (0, 1)
+    assert err.startswith("hmc-fast: note: trained with protocol leaky: augmented copies of the te")
+    assert err.count("\n") == 1
+    assert predict("run/fold1", "x.png", "--quiet")[2] == ""
+    assert predict("run/fold0", "x.png")[2] == ""
 
 
 def test_out_of_fold_predictions_equal_the_folds_own(predict, place, shared):

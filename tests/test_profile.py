@@ -158,6 +158,14 @@ def test_a_runs_test_folds_are_timed_with_and_without_loading(place, capsys):
     assert images == [["0", str(tested.count("0"))], ["1", str(tested.count("1"))], ["all", "24"]]
 
 
+def test_the_folder_of_a_fold_stands_for_that_fold_alone(place, capsys):
+    assert run("profile", "run/fold1", *QUICK) == 0
+    out = capsys.readouterr().out
+    lines = sections(out)["test folds of"]
+    assert [line.split()[0] for line in lines[1:3]] == ["1", "all"]
+    assert "h of steps in 1 fold, " in out
+
+
 def test_each_folds_model_sees_its_own_test_images(place, monkeypatch):
     seen = {}
 
@@ -166,7 +174,7 @@ def test_each_folds_model_sees_its_own_test_images(place, monkeypatch):
         model.register_forward_pre_hook(lambda _, given: seen.setdefault(fold, []).append(given[0]))
         return model
 
-    monkeypatch.setattr("hmc_fast.profiling.runs.load_model", remember)
+    monkeypatch.setattr("hmc_fast.training.opened_run.load_model", remember)
     assert run("profile", "run", *QUICK) == 0
     rows = table(place / "run" / "predictions.csv")
     preprocessing = load_model("run").preprocessing
@@ -235,7 +243,6 @@ BAD = {
     "--modul": "unrecognized arguments: --modul; did you mean --modules?",
     "nowhere": "no such run: nowhere",
     "data": "data is no run: it has no config.json, which hmc-fast train writes",
-    "run/fold1": "run/fold1 is one fold of a run: give the run's folder, run",
     "run --data phantom": "these folds belong to other data",
     "unfinished": "unfinished holds no trained fold",
 }

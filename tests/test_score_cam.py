@@ -240,6 +240,27 @@ def test_a_compiled_network_that_cannot_be_folded_sees_one_size_of_batch():
     torch.testing.assert_close(score_cam(model, images, 1, layer=LAYER), expected)
 
 
+@pytest.mark.parametrize(
+    ("masks", "sizes"), [(3, [3]), (8, [8]), (10, [5, 5]), (17, [6, 6, 6]), (20, [7, 7, 7])]
+)
+def test_batches_of_a_folded_network_have_one_size_on_a_cpu(networks, monkeypatch, masks, sizes):
+    """Weights are laid out for each size."""
+    model, images, layer, _ = networks["hmc"]
+    settings = {"layer": layer, "max_channels": masks}
+    expected = score_cam(model, images, 2, batch_size=1, **settings)
+    seen, original = [], OptimizedModel.forward
+
+    def counted(network, batch):
+        seen.append(len(batch))
+        return original(network, batch)
+
+    monkeypatch.setattr(OptimizedModel, "forward", counted)
+    got = score_cam(model, images, 2, batch_size=8, **settings)
+    assert seen == sizes
+    assert expected.amax() == 1
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-4)
+
+
 def test_low_precision_is_asked_for():
     model, images = tiny_cam(), random_images(1)
     exact = score_cam(model, images, 1, layer=LAYER)

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from scikit_posthocs import posthoc_nemenyi_friedman
 from scipy.stats import friedmanchisquare, rankdata, spearmanr
-from statsmodels.stats.multitest import multipletests
 
-from hmc_fast.evaluation import statistics
+from hmc_fast.evaluation import rank_permutations, statistics
 
 # mean ranks 1.10, 1.90, 3.00, 4.00 over five folds, the first two tied in one of them
 PAPER = -np.array([[1, 2, 3, 4]] * 4 + [[1.5, 1.5, 3, 4]])
@@ -73,8 +72,9 @@ def test_critical_difference_beside_the_papers_says_which_is_which():
 
 
 def test_200_tables_with_ties_agree_with_scipy_and_scikit_posthocs(monkeypatch):
-    monkeypatch.setattr(statistics, "ENUMERATED", 0)  # exact p-values have tests of their own
-    monkeypatch.setattr(statistics, "DEALT", 9)
+    # exact p-values have tests of their own
+    monkeypatch.setattr(rank_permutations, "ENUMERATED", 0)
+    monkeypatch.setattr(rank_permutations, "DEALT", 9)
     for scores in tables(200):
         if (scores == scores[:, :1]).all():
             continue
@@ -112,7 +112,7 @@ def test_exact_p_value_of_full_agreement():
 def test_too_many_deals_are_drawn_at_random(monkeypatch):
     scores = np.random.default_rng(3).normal([0.6, 0, 0, 0], 1, (5, 4)).round(1)
     exact = statistics.friedman_test(scores)
-    monkeypatch.setattr(statistics, "ENUMERATED", 10)
+    monkeypatch.setattr(rank_permutations, "ENUMERATED", 10)
     drawn = statistics.friedman_test(scores)
     assert (exact.enumerated, drawn.enumerated) == (True, False)
     assert drawn.exact_p_value == pytest.approx(exact.exact_p_value, abs=0.005)
@@ -187,67 +187,6 @@ def test_pairwise_table_names_the_better_model_whatever_the_order():
     assert row["interpretation"].startswith("hmc ranks above resnet50")
 
 
-def test_effect_sizes_by_hand():
-    first, second = [3, 5, 4], [1, 2, 3]  # differences 2, 3, 1; variances 1 and 1
-    assert statistics.cohens_d_paired(first, second) == pytest.approx(2)
-    assert statistics.cohens_d_pooled(first, second) == pytest.approx(2)
-    assert statistics.cliffs_delta(first, second) == pytest.approx(8 / 9)  # 3 against 3 is a tie
-    assert statistics.cohens_d_paired([2, 4], [1, 1]) == pytest.approx(2 / np.sqrt(2))
-    assert statistics.cohens_d_pooled([2, 4], [1, 1]) == pytest.approx(2)
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "d"),
-    [([0.4, 0.8], [0.3, 0.7], None), ([0.5], [0.4], None), ([1, 2], [1, 2], 0.0)],
-)
-def test_effect_size_without_variance_is_undefined_unless_there_is_no_effect(first, second, d):
-    assert statistics.cohens_d_paired(first, second) == d
-
-
-@pytest.mark.parametrize(
-    ("delta", "word"), [(-0.1, "negligible"), (0.2, "small"), (-0.4, "medium"), (0.474, "large")]
-)
-def test_words_for_cliffs_delta(delta, word):
-    assert statistics.cliffs_word(delta) == word
-
-
-def test_holm_agrees_with_statsmodels():
-    random = np.random.default_rng(0)
-    for tests in (1, 2, 6, 21):
-        p_values = random.random(tests).round(2) ** 2
-        expected = multipletests(p_values, method="holm")[1]
-        np.testing.assert_allclose(statistics.holm(p_values), expected, atol=1e-12)
-
-
-def test_a_test_without_p_value_counts_in_holms_family():
-    rows = statistics.with_holm([{"p_value": 0.02}, {"p_value": None}])
-    assert [row["p_holm"] for row in rows] == [0.04, None]
-
-
-@pytest.mark.parametrize(
-    ("shift", "friedman", "pair", "paper_q"),  # shared/facts/reliability.md D, another script
-    [(1, 0.18, 0.058, 0.010), (2, 0.61, 0.22, 0.04), (3, 0.90, 0.35, 0.07)],
-)
-def test_five_folds_detect_little(shift, friedman, pair, paper_q):
-    found = statistics.detection_power(shift)
-    assert found["friedman"] == pytest.approx(friedman, abs=0.02)
-    assert found["nemenyi_pair"] == pytest.approx(pair, abs=0.01)
-    assert found["nemenyi_paper_q"] == pytest.approx(paper_q, abs=0.01)
-
-
-def test_equal_models_are_found_to_differ_as_often_as_the_exact_level_says():
-    # 4 models, 5 folds: the largest attainable level below 0.05 is 0.0443 (χ² >= 7.80)
-    found = statistics.detection_power(0.0, experiments=100_000)
-    assert found["friedman"] == pytest.approx(0.0443, abs=0.003)
-
-
-def test_power_sentence_names_folds_models_and_shares():
-    found = statistics.power_sentence()
-    assert found.startswith("With 5 folds and 4 models, a model better than all others by 1 ")
-    assert "by Friedman's test in 19 % of studies" in found
-    assert "does not mean that the models are equal" in found
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -257,7 +196,6 @@ def test_power_sentence_names_folds_models_and_shares():
         (lambda: statistics.pairwise_table(PAPER, "ab"), "must be 4 names: got 2"),
         (lambda: statistics.critical_difference(1, 5), "two models or more"),
         (lambda: statistics.critical_difference(4, 0), "got 4 and 0"),
-        (lambda: statistics.detection_power(models=1), "two models"),
         (lambda: statistics.critical_difference(4, 5, 5), "alpha between 0 and 1: got 4 and 5"),
     ],
 )

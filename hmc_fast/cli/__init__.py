@@ -10,11 +10,11 @@ from collections.abc import Sequence
 import torch
 
 from hmc_fast import __version__
-from hmc_fast.cli import data, env, explain, export, predict, profile, train
+from hmc_fast.cli import data, env, explain, export, predict, profile, study, train
 from hmc_fast.cli.arguments import Parser
 from hmc_fast.errors import InputError
 
-SUBCOMMANDS = (train, predict, explain, profile, export, data, env)
+SUBCOMMANDS = (train, study, predict, explain, profile, export, data, env)
 DISK_ERRORS = {  # what a disk may answer at any time; everything else is our own mistake
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM,
     errno.ENAMETOOLONG,

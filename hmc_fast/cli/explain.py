@@ -15,10 +15,11 @@ from hmc_fast.explain.explanations import IMAGES, TABLE
 from hmc_fast.explain.methods import DTYPES, METHODS, RECIPES, Settings
 from hmc_fast.explain.request import LABEL, PREDICTED, Request
 from hmc_fast.explain.sanity import MODES
-from hmc_fast.explain.selection import Film, Run, films_of_data, films_of_words, open_run
+from hmc_fast.explain.selection import Film, films_of_data, films_of_words
 from hmc_fast.progress import say
 from hmc_fast.sentences import counted
 from hmc_fast.training.config import check_attention, resolve_device
+from hmc_fast.training.opened_run import OpenedRun, open_run, protocol_note
 from hmc_fast.training.run_data import data_again
 from hmc_fast.training.run_folder import locked
 
@@ -97,6 +98,8 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Explain; returns 0, or 1 where some of the images could not be explained (each is named)."""
     request = _request(args)
+    for line in protocol_note(request.run.config.protocol):
+        say(line, request.quiet)
     films, failed = _films(request.run, args)
     done: list[Film] = []
     lines: list[str] = []
@@ -174,7 +177,7 @@ def _recipes(names: Sequence[str], methods: Sequence[str]) -> dict[str, str]:
     return recipes
 
 
-def _check_target(target: str, run: Run) -> None:
+def _check_target(target: str, run: OpenedRun) -> None:
     known = (PREDICTED, LABEL, *run.config.class_names)
     if target not in known:
         near = closest(target, known)
@@ -182,7 +185,7 @@ def _check_target(target: str, run: Run) -> None:
         raise InputError(f"--target must be one of {', '.join(known)}, got {target!r}{hint}")
 
 
-def _films(run: Run, args: argparse.Namespace) -> tuple[list[Film], list[str]]:
+def _films(run: OpenedRun, args: argparse.Namespace) -> tuple[list[Film], list[str]]:
     """What is to be explained, and a sentence for each image that cannot be."""
     if args.images is None:
         dataset = data_again(run.config, args.data)
@@ -195,7 +198,7 @@ def _films(run: Run, args: argparse.Namespace) -> tuple[list[Film], list[str]]:
     return films_of_words(run, args.images, _data_at_hand(run, args))
 
 
-def _data_at_hand(run: Run, args: argparse.Namespace) -> Dataset | None:
+def _data_at_hand(run: OpenedRun, args: argparse.Namespace) -> Dataset | None:
     """The data of the run for the lesions' places; files can be explained without them."""
     try:
         return data_again(run.config, args.data)

@@ -18,6 +18,7 @@ from hmc_fast.files import csv_text, write_text
 from hmc_fast.models.saved import DESCRIPTION, load_model, read_description, trained_folds
 from hmc_fast.progress import progress
 from hmc_fast.training.config import check_attention, resolve_device
+from hmc_fast.training.opened_run import protocol_note
 from hmc_fast.training.run_folder import IMAGES, read_json
 
 DESCRIPTION_TEXT = (
@@ -54,6 +55,9 @@ def run(args: argparse.Namespace) -> int:
     device = resolve_device(args.device)
     check_attention(args.backend, device)
     models = _load(args.model, args.fold, args.backend, device)
+    for note in protocol_note(models[0].description.get("protocol", "")):
+        if not args.quiet:
+            print(f"hmc-fast: {note}", file=sys.stderr)
     seen = _training_images(args.model)
     rows, failed = [], []
     to_stdout = args.out is None and not sys.stderr.isatty()  # where no line may stand in the CSV

@@ -1,7 +1,6 @@
 """`hmc-fast profile`: what the networks cost in parameters, arithmetic, time and memory."""
 
 import argparse
-import contextlib
 import shlex
 import tempfile
 from collections.abc import Callable, Sequence
@@ -23,11 +22,12 @@ from hmc_fast.profiling.networks import GAMMA
 from hmc_fast.profiling.paper import PIXELS
 from hmc_fast.profiling.results import result_rows
 from hmc_fast.profiling.rows import machine, write_rows
-from hmc_fast.profiling.runs import OpenedRun, check_images, open_run
 from hmc_fast.profiling.settings import Settings, fill_in, left_out
+from hmc_fast.profiling.timing import on_device
 from hmc_fast.profiling.training_time import read_training
 from hmc_fast.progress import say
 from hmc_fast.training.config import check_attention, resolve_device
+from hmc_fast.training.opened_run import RunImages, check_images, open_images, open_run
 from hmc_fast.training.step import compiler_lacks
 
 DESCRIPTION = (
@@ -47,7 +47,13 @@ def add_parser(subparsers: Any) -> None:
         description=DESCRIPTION,
         formatter_class=argparse.HelpFormatter,  # defaults depend on device and run
     )
-    parser.add_argument("run_folder", metavar="RUN", nargs="?", type=Path, help="folder of a run")
+    parser.add_argument(
+        "run_folder",
+        metavar="RUN",
+        nargs="?",
+        type=Path,
+        help="folder of a run, or of one of its folds",
+    )
     parser.add_argument("--data", help="where the run's images are now, as for train")
     _add_what(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
@@ -149,9 +155,9 @@ def run(args: argparse.Namespace) -> int:
     device = resolve_device(args.device)
     check_attention(args.backend, device)
     opened = _open(args)
-    settings = fill_in(vars(args), device, opened)
+    settings = fill_in(vars(args), device, opened.run if opened else None)
     _check_compiler(settings)
-    training = read_training(opened.folder, opened.folds) if opened else []
+    training = read_training(opened.run.folder, opened.run.folds) if opened else []
     if opened and not args.counts_only:
         check_images(opened, quiet=args.quiet)
     _say_header(settings, args)
@@ -159,7 +165,7 @@ def run(args: argparse.Namespace) -> int:
     report.print_counts(counts, settings, modules=args.modules)
     latencies: list[Latency] = []
     folds: list[FoldTimes] = []
-    with _on(device):
+    with on_device(device):
         if not args.counts_only:
             latencies = session.measure_all(settings, args.trace, quiet=args.quiet)
             report.print_latencies(latencies, settings)
@@ -172,11 +178,6 @@ def run(args: argparse.Namespace) -> int:
     _write(args, settings, counts, latencies, folds)
     _say_end(args)
     return 0
-
-
-def _on(device: torch.device) -> contextlib.AbstractContextManager:
-    """Events are recorded on the current GPU, which must be the one asked for."""
-    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
 def _check_outputs(args: argparse.Namespace) -> None:
@@ -196,12 +197,12 @@ def _check_outputs(args: argparse.Namespace) -> None:
             raise InputError(f"--{name} needs timings: leave --counts-only out")
 
 
-def _open(args: argparse.Namespace) -> OpenedRun | None:
+def _open(args: argparse.Namespace) -> RunImages | None:
     if args.run_folder is None:
         if args.data is not None:
             raise InputError("--data says where a run's images are: give the run's folder too")
         return None
-    return open_run(args.run_folder, args.data)
+    return open_images(open_run(args.run_folder), args.data)
 
 
 def _check_compiler(settings: Settings) -> None:

@@ -5,6 +5,7 @@ import argparse
 import dataclasses
 import types
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,23 @@ def add_parser(subparsers: Any) -> None:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """A flag for each field of TrainConfig; one that is not given leaves no trace, so that a file's
-    value stays."""
-    for field in dataclasses.fields(TrainConfig):
+    """The flags of `train`."""
+    add_setting_flags(parser, TrainConfig)
+    parser.add_argument("--config", type=Path, help="JSON of an earlier run; flags go on top")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the run in --out, same settings"
+    )
+    parser.add_argument("--quiet", action="store_true", help="print errors only")
+
+
+def add_setting_flags(
+    parser: argparse.ArgumentParser, settings: type, leave_out: Sequence[str] = ()
+) -> None:
+    """A flag for each field of a dataclass of settings; one that is not given leaves no trace, so
+    that a file's value stays."""
+    for field in dataclasses.fields(settings):
+        if field.name in leave_out:
+            continue
         options: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS}
         if field.type is bool:
             options |= {"action": argparse.BooleanOptionalAction}
@@ -42,11 +57,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             flag(field.name), help=field.metadata["help"].replace("%", "%%") + default, **options
         )
-    parser.add_argument("--config", type=Path, help="JSON of an earlier run; flags go on top")
-    parser.add_argument(
-        "--resume", action="store_true", help="go on with the run in --out, same settings"
-    )
-    parser.add_argument("--quiet", action="store_true", help="print errors only")
 
 
 def _value_type(annotation: Any) -> type:
@@ -60,11 +70,7 @@ def run(args: argparse.Namespace) -> int:
     """Train; returns 0."""
     from hmc_fast.training.loop import train
 
-    given = {
-        f.name: getattr(args, f.name)
-        for f in dataclasses.fields(TrainConfig)
-        if hasattr(args, f.name)
-    }
+    given = given_settings(args, TrainConfig)
     values = _values_of_the_run(given) if args.resume else {}
     if args.config:
         from_file = read_config(args.config)
@@ -73,6 +79,12 @@ def run(args: argparse.Namespace) -> int:
     config = config_from_dict(laid_over(values, given))
     train(config, resume=args.resume, quiet=args.quiet, command=args.command_line)
     return 0
+
+
+def given_settings(args: argparse.Namespace, settings: type) -> dict[str, Any]:
+    """The values of a dataclass's fields that were given as flags."""
+    names = [field.name for field in dataclasses.fields(settings)]
+    return {name: getattr(args, name) for name in names if hasattr(args, name)}
 
 
 def _values_of_the_run(given: dict[str, Any]) -> dict[str, Any]:

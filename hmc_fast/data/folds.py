@@ -5,8 +5,9 @@ stratum (their worst class), so that every fold has patients of every stratum.
 """
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,6 +17,14 @@ from hmc_fast.files import write_csv
 from hmc_fast.sentences import counted
 
 HEADER = ("image", "patient", "label", "fold")
+
+
+class FoldRow(NamedTuple):
+    """What folds.csv says of an image; label: by name; fold: the one that tests it."""
+
+    patient: str
+    label: str
+    fold: int
 
 
 def make_folds(dataset: Dataset, folds: int, seed: int) -> np.ndarray:
@@ -106,15 +115,14 @@ def write_folds(path: Path, dataset: Dataset, assignment: np.ndarray) -> None:
     write_csv(path, HEADER, zip(*_columns(dataset), assignment.tolist(), strict=True))
 
 
-def read_folds(path: Path, dataset: Dataset) -> np.ndarray:
-    """The folds of a folds.csv that was written for these images.
+def read_rows(path: Path) -> dict[str, FoldRow]:
+    """The rows of a folds.csv by image, in its order.
 
-    Returns (n,) int64. Raises InputError: no such file, no such table, or the first row that does
-    not fit the data set (images, patients or labels), or folds that are not 0, 1, 2 to the last.
+    Raises InputError: no such file, no such table, or an image that stands there twice.
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            header, *rows = [row for row in csv.reader(file) if row] or [[]]
+            header, *lines = [line for line in csv.reader(file) if line] or [[]]
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
     except (UnicodeDecodeError, csv.Error) as error:
@@ -123,17 +131,42 @@ def read_folds(path: Path, dataset: Dataset) -> np.ndarray:
         raise InputError(
             f"{path} must start with {','.join(HEADER)}, not with {','.join(header)!r}"
         )
-    _check_rows(path, rows, dataset)
-    return _fold_numbers(path, [row[-1] for row in rows])
+    rows: dict[str, FoldRow] = {}
+    for number, line in enumerate(lines, 1):
+        image, row = _checked_line(f"{path}, row {number}", line)
+        if image in rows:
+            raise InputError(f"{path}, row {number}: {image} stands there twice")
+        rows[image] = row
+    return rows
 
 
-def _check_rows(path: Path, rows: list[list[str]], dataset: Dataset) -> None:
-    for number, (row, *expected) in enumerate(zip(rows, *_columns(dataset), strict=False), 1):
-        if len(row) != len(HEADER):
-            raise InputError(f"{path}, row {number}: {len(row)} fields instead of {len(HEADER)}")
-        for column, got, wanted in zip(HEADER, row, expected, strict=False):
+def _checked_line(where: str, line: list[str]) -> tuple[str, FoldRow]:
+    if len(line) != len(HEADER):
+        raise InputError(f"{where}: {len(line)} fields instead of {len(HEADER)}")
+    image, patient, label, fold = line
+    if not (fold.isascii() and fold.isdigit() and len(fold) < 10):
+        raise InputError(f"{where}: fold is {fold!r}, not a number from 0")
+    return image, FoldRow(patient, label, int(fold))
+
+
+def read_folds(path: Path, dataset: Dataset) -> np.ndarray:
+    """The folds of a folds.csv that was written for these images.
+
+    Returns (n,) int64. Raises InputError: as `read_rows`, the first row that does not fit the data
+    set (images, patients or labels), or folds that are not 0, 1, 2 to the last.
+    """
+    rows = read_rows(path)
+    _check_same(path, rows, dataset)
+    _check_all_used(path, rows)
+    return np.array([row.fold for row in rows.values()], np.int64)
+
+
+def _check_same(path: Path, rows: Mapping[str, FoldRow], dataset: Dataset) -> None:
+    pairs = zip(rows.items(), zip(*_columns(dataset), strict=True), strict=False)
+    for number, ((image, row), expected) in enumerate(pairs, 1):
+        for column, got, wanted in zip(HEADER, (image, *row[:2]), expected, strict=False):
             if got != wanted:
-                of = "" if column == "image" else f" of {row[0]}"
+                of = "" if column == "image" else f" of {image}"
                 raise InputError(
                     f"{path}, row {number}: {column}{of} is {got}, "
                     f"in {dataset.name} it is {wanted}; these folds belong to other data"
@@ -145,17 +178,10 @@ def _check_rows(path: Path, rows: list[list[str]], dataset: Dataset) -> None:
         )
 
 
-def _fold_numbers(path: Path, cells: list[str]) -> np.ndarray:
-    for number, cell in enumerate(cells, 1):
-        if not (cell.isascii() and cell.isdigit() and len(cell) < 10):
-            raise InputError(f"{path}, row {number}: fold is {cell!r}, not a number from 0")
-    assignment = np.array([int(cell) for cell in cells], np.int64)
-    present = np.unique(assignment)
+def _check_all_used(path: Path, rows: Mapping[str, FoldRow]) -> None:
+    present = sorted({row.fold for row in rows.values()})
     if len(present) < 2 or present[-1] != len(present) - 1:
-        raise InputError(
-            f"{path} has folds {present.tolist()}: they must be 0, 1 and so on, all used"
-        )
-    return assignment
+        raise InputError(f"{path} has folds {present}: they must be 0, 1 and so on, all used")
 
 
 def _columns(dataset: Dataset) -> tuple[tuple[str, ...], ...]:

@@ -20,7 +20,7 @@ import numpy as np
 from scipy.stats import norm, rankdata
 
 from hmc_fast.evaluation.metrics import check_predictions
-from hmc_fast.evaluation.statistics import with_holm
+from hmc_fast.evaluation.multiple_tests import with_holm
 from hmc_fast.evaluation.units import check_one_row_a_patient
 
 

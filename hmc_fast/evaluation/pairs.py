@@ -16,7 +16,7 @@ import numpy as np
 from hmc_fast.evaluation.calibration import brier_of_images
 from hmc_fast.evaluation.intervals import check_draws, patient_weights, weighted_metrics
 from hmc_fast.evaluation.metrics import METRICS, check_predictions, classification_metrics
-from hmc_fast.evaluation.statistics import with_holm
+from hmc_fast.evaluation.multiple_tests import with_holm
 
 PAIR_METRICS = (*METRICS, "brier")
 LOWER_IS_BETTER = ("brier",)

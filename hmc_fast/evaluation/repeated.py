@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
-from hmc_fast.evaluation.statistics import check_scores, with_holm
+from hmc_fast.evaluation.multiple_tests import with_holm
+from hmc_fast.evaluation.statistics import check_scores
 
 
 def corrected_resampled_t(

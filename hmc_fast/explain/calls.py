@@ -66,6 +66,13 @@ def resolve_targets(target: Target, logits: Tensor) -> Tensor:
     if target is None:
         return logits.argmax(1)
     images, classes = logits.shape
+    return given_targets(target, images, classes, logits.device)
+
+
+def given_targets(
+    target: int | Sequence[int] | Tensor, images: int, classes: int, device: torch.device
+) -> Tensor:
+    """`resolve_targets` where the classes are named: no logits are needed, only how many."""
     given: Any = target.tolist() if hasattr(target, "tolist") else target  # tensors, arrays
     each = list(given) if isinstance(given, Sequence) else [given] * images
     if len(each) != images:
@@ -77,7 +84,7 @@ def resolve_targets(target: Target, logits: Tensor) -> Tensor:
     for number in numbers:
         if not 0 <= number < classes:
             raise ValueError(f"target must be a class from 0 to {classes - 1}, got {number}")
-    return torch.tensor(numbers, device=logits.device)
+    return torch.tensor(numbers, device=device)
 
 
 def check_maps(activations: Tensor, name: str, images: Tensor) -> Tensor:

@@ -57,26 +57,34 @@ class Explanations:
             self.folder / TABLE, COLUMNS, [[row[c] for c in COLUMNS] for row in self.rows.values()]
         )
 
+    def of(self, place: str) -> Path:
+        """The folder of one image."""
+        return self.folder / IMAGES / place
+
     def map_path(self, place: str, method: str, layer: str) -> Path:
         """Where a map lies, float32 (H, W); its picture beside it as .png."""
-        return self.folder / IMAGES / place / f"{method}.{layer}.npy"
+        return self.of(place) / f"{method}.{layer}.npy"
 
     def panel_path(self, place: str, layer: str) -> Path:
         """Where the picture of all methods' maps lies."""
-        return self.folder / IMAGES / place / f"panel.{layer}.png"
+        return self.of(place) / f"panel.{layer}.png"
 
     def write_map(self, place: str, method: str, layer: str, cam: np.ndarray) -> None:
         """Write one map."""
-        path = self.map_path(place, method, layer)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        buffer = io.BytesIO()
-        np.save(buffer, cam, allow_pickle=False)
-        write_bytes(path, buffer.getvalue())
+        write_array(self.map_path(place, method, layer), cam)
 
     def maps(self, place: str, methods: Iterable[str], layer: str) -> dict[str, np.ndarray]:
         """The maps of an image and a layer that exist, by method, in this order."""
         paths = {method: self.map_path(place, method, layer) for method in methods}
         return {m: np.load(p, allow_pickle=False) for m, p in paths.items() if p.is_file()}
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write an array as .npy, in a folder that is made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    write_bytes(path, buffer.getvalue())
 
 
 def open_explanations(folder: Path, settings: dict[str, Any]) -> Explanations:

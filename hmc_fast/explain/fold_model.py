@@ -12,10 +12,9 @@ from hmc_fast.errors import InputError
 from hmc_fast.explain.faithfulness import Network
 from hmc_fast.explain.masked import fastest_form
 from hmc_fast.explain.methods import Settings, explain, map_size
-from hmc_fast.explain.selection import Run
 from hmc_fast.files import sha256_file
 from hmc_fast.models.optimized import OptimizedModel
-from hmc_fast.models.saved import load_model
+from hmc_fast.training.opened_run import OpenedRun
 from hmc_fast.training.run_folder import FOLDS
 
 
@@ -31,11 +30,16 @@ class FoldModel:
 
 
 def load_fold(
-    run: Run, fold: int, layers: tuple[str, ...], *, device: torch.device, backend: str = "auto"
+    run: OpenedRun,
+    fold: int,
+    layers: tuple[str, ...],
+    *,
+    device: torch.device,
+    backend: str = "auto",
 ) -> FoldModel:
     """The model of a run's fold; InputError where it was not trained with the run's folds.csv, or
     where one of the layers is not there or gives no maps."""
-    model: Any = load_model(run.folder, fold, backend=backend)
+    model: Any = run.model(fold, backend)
     trained_with = model.description.get("folds_sha256")
     if trained_with not in (None, sha256_file(run.folder / FOLDS)):
         raise InputError(
@@ -54,7 +58,7 @@ def load_fold(
 
 def grey_network(model: Any, images: Tensor) -> Network:
     """`model` for images of one channel (B, 1, H, W), folded where it can be."""
-    fastest = fastest_form(model, images, None)
+    fastest = fastest_form(model, images, None, logits_only=True)
     takes_one = isinstance(fastest, OptimizedModel) and fastest.grayscale
     return lambda grey: fastest(grey if takes_one else grey.expand(-1, 3, -1, -1))
 

@@ -120,6 +120,40 @@ def recorded(
             handle.remove()
 
 
+class _Complete(Exception):
+    """All layers have given their outputs."""
+
+
+@contextlib.contextmanager
+def cut_short(model: nn.Module, layers: Mapping[str, nn.Module]) -> Iterator[None]:
+    """Within, and within `recorded`, a forward pass of `model` ends, without a result, where the
+    outermost modules that hold `layers` have given theirs.
+
+    For networks that call each of their outermost modules once, and do not catch exceptions. No
+    layer inside of one ends it by itself: a ReLU there may be called several times.
+    """
+    own, wanted = _recording.get(), set(layers.values())
+    names = model.named_modules(remove_duplicate=False)
+    awaited = {name.partition(".")[0] for name, module in names if module in wanted}
+    handles: list[torch.utils.hooks.RemovableHandle] = []
+
+    def returned(name: str) -> None:
+        if _recording.get() is own:
+            awaited.discard(name)
+            if not awaited:
+                raise _Complete
+
+    try:
+        for name in sorted(awaited):
+            module = model.get_submodule(name)
+            handles.append(module.register_forward_hook(lambda *_, name=name: returned(name)))
+        with contextlib.suppress(_Complete):
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def check_called(names: Sequence[str], outputs: Mapping[str, Tensor]) -> None:
     """ValueError for a layer that the forward pass did not use."""
     for name in names:

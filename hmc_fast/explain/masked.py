@@ -7,6 +7,7 @@ that masked images never exist (kernels/masked_images.py).
 
 import copy
 import logging
+import math
 
 import torch
 from torch import Tensor, nn
@@ -35,8 +36,10 @@ SHARE_OF_MEMORY = 0.5
 class MaskedImages:
     """Jobs -> logits: masks upsampled, multiplied with their images, and through the network.
 
-    State: the network and the images, in its dtype and channels. batch: of images at once; padded:
-    whether a smaller batch is filled up, because another size would be compiled or recorded anew.
+    State: the network and the images, in its dtype and channels. batch: the most images at once;
+    padded: whether fewer are filled up, because for another number the network would be compiled,
+    recorded or have its weights laid out anew; equal: whether any number will do, if it is the same
+    for all.
     """
 
     def __init__(
@@ -44,20 +47,25 @@ class MaskedImages:
     ) -> None:
         self.forward, self.recipe = forward, recipe
         self.images = _in_its_form(forward, images)
-        self.padded = images.is_cuda or unwrapped(forward) is not forward
+        self.equal = isinstance(forward, OptimizedModel) and not images.is_cuda
+        self.padded = self.equal or images.is_cuda or unwrapped(forward) is not forward
         self.batch = batch_size or _fitting_batch(forward, self.images)
         self.stem = _fused_stem(forward, recipe)
 
-    def __call__(self, jobs: Jobs) -> Tensor:
-        """The logits (n, classes) of at most `batch` jobs."""
+    def size(self, count: int) -> int:
+        """How many of `count` jobs at once."""
+        return math.ceil(count / math.ceil(count / self.batch)) if self.equal else self.batch
+
+    def __call__(self, jobs: Jobs, size: int) -> Tensor:
+        """The logits (n, classes) of at most `size` jobs."""
         count = len(jobs)
-        if self.padded and count < self.batch:
-            places = torch.arange(self.batch, device=jobs.image.device).clamp_max(count - 1)
+        if self.padded and count < size:
+            places = torch.arange(size, device=jobs.image.device).clamp_max(count - 1)
             jobs = jobs.chosen(places)
         if self.stem is not None:
             return self._fused_logits(self.stem, jobs)[:count]
-        size = (self.images.shape[2], self.images.shape[3])
-        masks = self.recipe.masks(jobs.maps, jobs.slack, size)  # (n, 1, H, W)
+        shown = (self.images.shape[2], self.images.shape[3])
+        masks = self.recipe.masks(jobs.maps, jobs.slack, shown)  # (n, 1, H, W)
         images = self.images if len(self.images) == 1 else self.images[jobs.image]
         return self.logits(images * masks)[:count]
 
@@ -83,9 +91,12 @@ class MaskedImages:
             torch.cuda.empty_cache()
 
 
-def fastest_form(model: nn.Module, images: Tensor, dtype: torch.dtype | None) -> nn.Module:
+def fastest_form(
+    model: nn.Module, images: Tensor, dtype: torch.dtype | None, *, logits_only: bool = False
+) -> nn.Module:
     """What computes the logits of masked images: an optimised model as it is, the folded network
     where `model` can be folded, else `model`, a copy of it where another dtype is asked for.
+    logits_only: the folded network is for nothing else.
 
     Raises ValueError: a dtype that an optimised model does not have, or that is slow on the device.
     """
@@ -96,12 +107,24 @@ def fastest_form(model: nn.Module, images: Tensor, dtype: torch.dtype | None) ->
     inner = unwrapped(model)
     problem = _why_not_foldable(inner)
     if problem is None:
-        return optimize_for_inference(inner, dtype=dtype, grayscale=is_grey(images))
+        return optimize_for_inference(
+            inner, dtype=dtype, grayscale=is_grey(images), logits_only=logits_only
+        )
     logger.info("score_cam runs the network as it is: %s", problem)
     own = first_parameter(inner)
     if own is None or dtype in (None, own.dtype):
         return model
     return copy.deepcopy(inner).to(dtype)
+
+
+def known_classes(model: nn.Module) -> int | None:
+    """How many a network has that can be folded, or is; None where only its logits would tell."""
+    if isinstance(model, OptimizedModel):
+        return model.net.fc.out_features
+    network = unwrapped(model)
+    if _why_not_foldable(network) is not None:
+        return None
+    return getattr(network.fc, "out_features", None)
 
 
 def _why_not_foldable(model: nn.Module) -> str | None:

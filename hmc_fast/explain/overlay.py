@@ -8,16 +8,14 @@ from collections.abc import Mapping
 
 import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 
 from hmc_fast.evaluation.figures import PAGE, STYLE
+from hmc_fast.evaluation.heatmap_figure import colour_bar, draw_map
 from hmc_fast.explain.colormaps import COLORMAPS
 from hmc_fast.explain.localisation import is_constant
 
-OPACITY = 0.5
-OUTLINE = "#00E5FF"  # in none of the colour maps but jet, where it is the least bad
+BAR = {"fraction": 0.05, "pad": 0.02}  # the colour bar beside its pictures
 LONGEST_TITLE = 40
 
 
@@ -40,7 +38,7 @@ def overlay(
     with matplotlib.rc_context({**STYLE, "axes.grid": False}):
         figure = Figure(figsize=(3.2, 2.9), layout="constrained")
         axes = figure.subplots()
-        _colour_bar(figure, axes, _draw(axes, image, cam, mask, colormap))
+        colour_bar(figure, draw_map(axes, image, cam, mask, colormap), ax=axes, **BAR)
         axes.set_title(_short(title))
     return figure
 
@@ -64,39 +62,14 @@ def panel(
         size = PAGE / max(columns, 4)
         figure = Figure(figsize=(columns * size + 0.5, size + 0.45), layout="constrained")
         first, *others = figure.subplots(1, columns, squeeze=False)[0]
-        _draw(first, image, None, mask, colormap)
+        draw_map(first, image, None, mask, colormap)
         first.set_title("image")
         for axes, (name, cam) in zip(others, cams.items(), strict=True):
-            drawn = _draw(axes, image, cam, mask, colormap)
+            drawn = draw_map(axes, image, cam, mask, colormap)
             axes.set_title(_short(f"{name} (constant)" if is_constant(cam) else name))
-        _colour_bar(figure, others, drawn)
+        colour_bar(figure, drawn, ax=others, **BAR)
         figure.suptitle(_short(title, 100), fontsize=8)
     return figure
-
-
-def _draw(
-    axes: Axes, image: np.ndarray, cam: np.ndarray | None, mask: np.ndarray | None, colormap: str
-) -> AxesImage:
-    """The image, the map over it and the outline; returns the last of the two that is there."""
-    height, width = image.shape[:2]
-    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
-    drawn = axes.imshow(image, cmap="gray", vmin=0, vmax=255)  # which colour images do not heed
-    if cam is not None:
-        drawn = axes.imshow(
-            cam, cmap=colormap, vmin=0, vmax=1, alpha=OPACITY, extent=extent,
-            interpolation="bilinear",
-        )  # fmt: skip
-    if mask is not None and mask.any() and not mask.all():
-        axes.contour(mask.astype(float), levels=[0.5], colors=[OUTLINE], linewidths=0.9)
-    axes.set_axis_off()
-    return drawn
-
-
-def _colour_bar(figure: Figure, axes: Axes | list[Axes], drawn: AxesImage) -> None:
-    bar = figure.colorbar(drawn, ax=axes, fraction=0.05, pad=0.02, ticks=[0, 0.5, 1])
-    if bar.solids is not None:
-        bar.solids.set_alpha(1)
-    bar.set_label("importance")
 
 
 def _short(text: str, longest: int = LONGEST_TITLE) -> str:

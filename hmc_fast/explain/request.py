@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from hmc_fast.explain.methods import Settings
-from hmc_fast.explain.selection import Run
+from hmc_fast.training.opened_run import OpenedRun
 
 PREDICTED, LABEL = "predicted", "label"
 
@@ -16,7 +16,7 @@ class Request:
     """methods, layers: one or more of each; target: PREDICTED, LABEL or a class by name; out: the
     folder of the explanations; the rest as the flags say."""
 
-    run: Run
+    run: OpenedRun
     methods: tuple[str, ...]
     layers: tuple[str, ...]
     settings: Settings

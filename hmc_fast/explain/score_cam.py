@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from hmc_fast.explain.approximate import Scores, channel_weights, remaining_change
-from hmc_fast.explain.calls import Target, resolve_targets
+from hmc_fast.explain.calls import Target, given_targets, resolve_targets
 from hmc_fast.explain.distinct import Jobs, find_jobs
 from hmc_fast.explain.layers import evaluating, layer_names
 from hmc_fast.explain.maps import check_finite, check_raw, finish, weighted_sum
-from hmc_fast.explain.masked import MaskedImages, fastest_form
+from hmc_fast.explain.masked import MaskedImages, fastest_form, known_classes
 from hmc_fast.explain.outputs import layer_outputs
 from hmc_fast.explain.recipes import find_recipe
 from hmc_fast.explain.sharding import agree_on, gather, is_shared, own_share
@@ -129,10 +129,8 @@ def score_cam_details(
 def _explain(model: nn.Module, images: Tensor, target: Target, options: Options) -> ScoreCam:
     recipe = find_recipe(options.recipe)
     with evaluating(model), torch.autocast(images.device.type, enabled=False):
-        activations, logits = layer_outputs(model, images, options.names)
-        check_finite(activations)
-        targets = resolve_targets(target, logits)
-        form = fastest_form(model, images, options.dtype)
+        activations, targets = _maps_and_targets(model, images, target, options.names)
+        form = fastest_form(model, images, options.dtype, logits_only=True)
         masked = MaskedImages(form, images.detach(), recipe, options.batch_size)
         sums, layers = [], []
         for name, maps in zip(options.names, activations, strict=True):
@@ -143,6 +141,20 @@ def _explain(model: nn.Module, images: Tensor, target: Target, options: Options)
         size = (images.shape[2], images.shape[3])
         shown = finish(sums, size, raw=options.raw, relu_last=recipe.relu_last)
     return ScoreCam(shown, targets, tuple(layers))
+
+
+def _maps_and_targets(
+    model: nn.Module, images: Tensor, target: Target, names: Sequence[str]
+) -> tuple[list[Tensor], Tensor]:
+    """What masks are made of (B, C, h, w), of each layer, and the class of each image (B,). Nothing
+    behind the layers is computed where the classes are given and the network is known."""
+    classes = None if target is None else known_classes(model)
+    activations, logits = layer_outputs(model, images, names, whole=classes is None)
+    check_finite(activations)
+    if target is None or classes is None:
+        assert logits is not None
+        return activations, resolve_targets(target, logits)
+    return activations, given_targets(target, len(images), classes, images.device)
 
 
 def _explain_layer(

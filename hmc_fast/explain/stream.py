@@ -44,8 +44,9 @@ def _steps(
     """A number for every mask that was tried."""
     done = 0
     while done < len(places):
-        batch = places[done : done + masked.batch]
-        values = _try_batch(masked, jobs.chosen(batch), targets)
+        size = masked.size(len(places))
+        batch = places[done : done + size]
+        values = _try_batch(masked, jobs.chosen(batch), targets, size)
         if values is None:
             masked.halve()
             continue
@@ -57,10 +58,10 @@ def _steps(
             return
 
 
-def _try_batch(masked: MaskedImages, batch: Jobs, targets: Tensor) -> Tensor | None:
+def _try_batch(masked: MaskedImages, batch: Jobs, targets: Tensor, size: int) -> Tensor | None:
     """The scores of a batch; None where the device has no memory for it."""
     try:
-        logits = masked(batch)
+        logits = masked(batch, size)
     except torch.OutOfMemoryError:
         if masked.batch == 1:
             raise

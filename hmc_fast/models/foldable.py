@@ -36,6 +36,10 @@ def check_foldable(model: nn.Module) -> ResNet:
         problem = _problem(module, is_network=not name)
         if problem:
             raise ValueError(f"cannot fold {name or 'the network'}: {problem}")
+    if not isinstance(model.fc, nn.Linear):
+        raise ValueError(
+            f"cannot fold fc: a {type(model.fc).__name__} stands there, not one linear layer"
+        )
     kinds = sorted({f"{p.dtype} on {p.device}".removeprefix("torch.") for p in model.parameters()})
     if len(kinds) > 1:
         raise ValueError(f"cannot fold parameters of several dtypes or devices: {', '.join(kinds)}")

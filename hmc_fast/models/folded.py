@@ -30,17 +30,21 @@ def fold(
     dtype: torch.dtype | None = None,
     grayscale: bool = False,
     kind: type[Convolution] = Convolution,
+    logits_only: bool = False,
 ) -> "FoldedNet":
     """The folded form of a network in eval mode; shares no memory with it.
 
     dtype: of weights and maps, None for the model's own; the classifier keeps the model's own.
     grayscale: images have one channel, or equal ones, which is for the caller to know. kind: of the
-    convolutions. Raises ValueError where something cannot be folded exactly (foldable.py).
+    convolutions. logits_only: the map of the block that identity 8 leaves out is no stage.
+
+    Raises ValueError where something cannot be folded exactly (foldable.py).
     """
     model = check_foldable(model)
     own = next(model.parameters()).dtype
     with torch.no_grad():
-        net = FoldedNet(model, identities, kind, grayscale, dtype or own).requires_grad_(False)
+        settings = (identities, kind, grayscale, dtype or own, logits_only)
+        net = FoldedNet(model, *settings).requires_grad_(False)
         net = net.to(dtype or own).to(memory_format=torch.channels_last)
         for linear in net.linears():
             linear.to(own)
@@ -69,6 +73,7 @@ class FoldedNet(nn.Module):
         kind: type[Convolution],
         grayscale: bool,
         dtype: torch.dtype,
+        logits_only: bool,
     ) -> None:
         super().__init__()
         self.channels = model.conv1.in_channels
@@ -80,13 +85,16 @@ class FoldedNet(nn.Module):
         for layer, block in BLOCKS.items():
             stages = (_Bottleneck(part, use, kind) for part in getattr(model, layer))
             setattr(self, layer, nn.Sequential(*(rounded(stage, dtype) for stage in stages)))
-            setattr(self, block, rounded(_attention(model, block, use, kind), dtype))
+            attention = _attention(model, block, use, kind, logits_only)
+            setattr(self, block, rounded(attention, dtype))
             self.names += [layer, block] if hasattr(model, block) else [layer]
         self.entered: AttendedBottleneck | None = None  # ha1 and layer2[0] at once
         if self.ha1 is not None and AttendedBottleneck.pays(use, kind):
             first, folded = model.layer2[0], self.layer2[0]
             self.entered = rounded(AttendedBottleneck(model.ha1, first, folded, use, kind), dtype)
         self.pool_attention = use.pool_attention
+        if self.pool_attention and logits_only and self.ca34 is not None:
+            self.names.remove("ca34")
         self.fc = as_linear(affine(model.fc))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -171,7 +179,7 @@ class _Bottleneck(nn.Module):
 
 
 def _attention(
-    model: ResNet, name: str, use: Identities, kind: type[Convolution]
+    model: ResNet, name: str, use: Identities, kind: type[Convolution], logits_only: bool
 ) -> SelfAttention | CrossAttention | None:
     """The block of that name; None where there is none, or where it is the identity."""
     block = getattr(model, name, None)
@@ -180,5 +188,6 @@ def _attention(
     match = getattr(model, f"match_{name}", None)
     if match is None:
         return SelfAttention(block, use, kind)
-    classifier = model.fc if name == "ca34" and use.pool_attention else None
-    return CrossAttention(block, match, use, kind, classifier)
+    if name != "ca34" or not use.pool_attention:
+        return CrossAttention(block, match, use, kind)
+    return CrossAttention(block, match, use, kind, model.fc, logits_only)

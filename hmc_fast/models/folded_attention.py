@@ -77,7 +77,8 @@ class CrossAttention(nn.Module):
     """CA23, CA34, the match included.
 
     kind: the class of the convolutions, which says what form is the faster; classifier: for
-    `added_logits`.
+    `added_logits`; logits_only: nothing else will be asked for, and in the reassociated form the
+    values' convolution, the largest product of all folding, is not made.
     """
 
     def __init__(
@@ -87,24 +88,28 @@ class CrossAttention(nn.Module):
         use: Identities,
         kind: type[Convolution],
         classifier: nn.Linear | None = None,
+        logits_only: bool = False,
     ) -> None:
         super().__init__()
         query, key, value, gamma, self.scale = projections(block, use)
-        if use.compose_match:
-            key, value = (compose(conv, affine(match)) for conv in (key, value))
         reassociate = use.reassociate and (kind.saves_arithmetic or classifier is not None)
         joined = use.fold_constants and not reassociate
+        matches = [affine(match)] if use.compose_match else []
+        if classifier is not None:
+            before = [value, *matches] if reassociate else []
+            self.to_logits = as_linear(compose_classifier(classifier, gamma, *before))
+        without_values = logits_only and reassociate
+        for inner in matches:
+            key = compose(key, inner)
+            value = value if without_values else compose(value, inner)
         self.match = None if use.compose_match else kind(affine(match))
         self.query = kind(query)
         self.key = kind(concatenated(key, value) if joined else key)
-        self.value = None if joined else kind(value)
+        self.value = None if joined or without_values else kind(value)
         self.widths = [len(key.bias), len(value.bias)] if joined else None
         self.gamma = nn.Parameter(gamma, requires_grad=False)
         self.pool_first = use.pool_first or use.compose_match
         self.reassociate, self.folded, self.backend = reassociate, use.fold_constants, block.backend
-        if classifier is not None:
-            after = scaled(value, gamma) if reassociate else gamma
-            self.to_logits = as_linear(compose_classifier(classifier, after))
 
     def forward(self, x: Tensor, finer: Tensor) -> Tensor:
         """x (B, C, H, W), finer (B, Cy, H', W') -> (B, C, H, W)."""

@@ -134,13 +134,15 @@ def mean_attended(q: Tensor, k: Tensor, y: Tensor, scale: float) -> Tensor:
     return torch.bmm(column_means, y).squeeze(1)
 
 
-def compose_classifier(classifier: nn.Linear, after: Affine | Tensor) -> Affine:
+def compose_classifier(classifier: nn.Linear, gamma: Tensor, *before: Affine) -> Affine:
     """Identity 8: what the mean attended vector adds to the logits, weight (classes, C') and bias;
     the classifier's own bias stays with the mean of x.
 
-    after: what leads from an attended vector to its addition to x: a projection, or gamma alone.
+    gamma (1,) and before it, the last first, the 1x1 convolutions: what leads from an attended
+    vector to its addition to x. One after another, so that all products have few rows, the classes.
     """
-    weight = classifier.weight.detach().double()
-    if isinstance(after, Tensor):
-        return Affine(weight * after, weight.new_zeros(len(weight)))
-    return Affine(weight @ after.weight.flatten(1), weight @ after.bias)
+    weight = classifier.weight.detach().double() * gamma
+    added = Affine(weight, weight.new_zeros(len(weight)))
+    for conv in before:
+        added = compose(added, conv)
+    return Affine(added.weight.flatten(1), added.bias)

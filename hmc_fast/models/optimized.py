@@ -37,6 +37,7 @@ def optimize_for_inference(
     grayscale: bool = False,
     batch_size: int | None = None,
     identities: Identities = ALL,
+    logits_only: bool = False,
 ) -> "OptimizedModel":
     """A module with the same call as `model`, several times faster; `model` is left as it is.
 
@@ -46,7 +47,8 @@ def optimize_for_inference(
     model's own dtype. grayscale: all images will have three equal channels, which every call
     checks, or one channel, which needs no check. batch_size: on a GPU, calls of so many images
     replay a CUDA graph, recorded at the first of them for each size of image; on a CPU it changes
-    nothing. identities: which of folding.py to use, for measurements.
+    nothing. identities: which of folding.py to use, for measurements. logits_only: `activations` of
+    ca34 will not be asked for, which is less to fold.
 
     Raises ValueError, with the reason: a network or layer that cannot be folded exactly, training
     mode, hooks, a dtype that has no fast products on this device, batch_size below 1.
@@ -56,7 +58,9 @@ def optimize_for_inference(
     _check_arguments(dtype, device, batch_size)
     dtype = dtype or own.dtype
     kind = fastest_convolution(dtype, device)
-    net = fold(model, identities, dtype=dtype, grayscale=grayscale, kind=kind)
+    net = fold(
+        model, identities, dtype=dtype, grayscale=grayscale, kind=kind, logits_only=logits_only
+    )
     optimized = OptimizedModel(net, dtype, grayscale, batch_size if device.type == "cuda" else None)
     for name in DESCRIPTIONS:
         if hasattr(model, name):

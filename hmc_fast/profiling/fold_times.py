@@ -13,12 +13,12 @@ from torch import Tensor
 
 from hmc_fast.kernels.configurations import dtype_name
 from hmc_fast.profiling.latency import right_sides
-from hmc_fast.profiling.runs import OpenedRun
 from hmc_fast.profiling.settings import Settings
 from hmc_fast.profiling.sides import Name, calls_on, make_sides
 from hmc_fast.profiling.tables import aligned, number
 from hmc_fast.profiling.timing import in_turn, quantiles, timed, timer_of
 from hmc_fast.progress import progress
+from hmc_fast.training.opened_run import RunImages
 
 
 class FoldTimes(NamedTuple):
@@ -35,25 +35,28 @@ class FoldTimes(NamedTuple):
         return [a + b for a, b in zip(self.loading, self.forward[name], strict=True)]
 
 
-def time_fold(run: OpenedRun, fold: int, settings: Settings, *, quiet: bool = False) -> FoldTimes:
+def time_fold(
+    images: RunImages, fold: int, settings: Settings, *, quiet: bool = False
+) -> FoldTimes:
     """Load each test image of a fold once and give it to all sides in turn.
 
     A side whose probabilities are not those of the eager model is left out, which is said.
     """
+    run, tested = images.run, images.tested(fold)
     device, timer = settings.device, timer_of(settings.device)
     model: Any = run.model(fold, settings.backend).to(device)
 
     def load(image: int) -> Tensor:
-        return model.preprocessing(run.dataset.read(image)).to(device)
+        return model.preprocessing(images.dataset.read(image)).to(device)
 
     made = make_sides(
         run.config.variant, model, settings.dtypes, batch_size=1, compiled=settings.compiled
     )
-    first = load(run.tested(fold)[0])
+    first = load(tested[0])
     sides, _ = right_sides(dict(made), first, quiet=quiet)
     in_turn(calls_on(first, sides), [0])  # the second call, as in latency.py
     times = FoldTimes(fold, run.config.pixels, [], {name: [] for name in sides})
-    shown = progress(run.tested(fold), f"timing fold {fold}", quiet=quiet)
+    shown = progress(tested, f"timing fold {fold}", quiet=quiet)
     for turn, image in enumerate(shown):
         loaded, ms = timed(partial(load, image))
         times.loading.append(ms)

@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
 
+from hmc_fast.evaluation.paper import TABLE_2 as PAPER
 from hmc_fast.profiling.closed_form import closed_form
 from hmc_fast.profiling.counts import Architecture, Counts, parameters
 from hmc_fast.profiling.tables import aligned, number
@@ -11,18 +11,6 @@ from hmc_fast.profiling.tables import aligned, number
 PIXELS = 224
 REDUCTIONS = (8, 4, 2, 1)
 BESIDE = "paper"
-
-
-class Figures(NamedTuple):
-    """Parameters in millions, "G FLOPs" and ms an image as printed in the paper."""
-
-    parameters: float
-    gflop: float
-    ms: float
-
-
-# Fatima et al., Front. Oncol. 16 (2026) 1787210, Table 2; G means GFLOP, as ResNet50's 8 shows
-PAPER = {"resnet50": Figures(23, 8, 7), "hmc": Figures(45, 25, 18)}
 
 
 def table_two(counts: Mapping[str, Counts], ms: Mapping[str, Mapping[str, float]]) -> list[str]:

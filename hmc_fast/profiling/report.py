@@ -9,12 +9,12 @@ from hmc_fast.profiling.latency import Latency
 from hmc_fast.profiling.memory import MEASURES
 from hmc_fast.profiling.modules import module_table
 from hmc_fast.profiling.paper import size_sentence, table_two
-from hmc_fast.profiling.runs import OpenedRun
 from hmc_fast.profiling.settings import Settings
 from hmc_fast.profiling.sides import EAGER, Name
 from hmc_fast.profiling.tables import aligned, number, spread
 from hmc_fast.profiling.timing import quantiles
 from hmc_fast.profiling.training_time import FoldTraining, training_sentence
+from hmc_fast.training.opened_run import RunImages
 
 
 def counts_table(counts: Mapping[str, Counts]) -> list[str]:
@@ -96,14 +96,17 @@ def print_table_two(counts: Mapping[str, Counts], latencies: Sequence[Latency]) 
     print_section(title, [*table_two(counts, medians_at_one(latencies)), size_sentence()])
 
 
-def print_run(run: OpenedRun, folds: Sequence[FoldTimes], training: Sequence[FoldTraining]) -> None:
+def print_run(
+    images: RunImages, folds: Sequence[FoldTimes], training: Sequence[FoldTraining]
+) -> None:
     """The times of a run's test folds, where they were measured, and its hours of training."""
+    folder = images.run.folder
     if folds:
-        title = f"test folds of {run.folder}, one image at a time: median ms an image"
+        title = f"test folds of {folder}, one image at a time: median ms an image"
         print_section(title, fold_table(folds))
-        if run.config.data == "phantom":
+        if images.dataset.name == "phantom":
             print("loading the phantom is drawing it: no file is read")
-    print(training_sentence(run.folder, training))
+    print(training_sentence(folder, training))
 
 
 def print_section(title: str, lines: Sequence[str]) -> None:

@@ -12,12 +12,12 @@ from hmc_fast.profiling.counts import Counts, count
 from hmc_fast.profiling.fold_times import FoldTimes, time_fold
 from hmc_fast.profiling.latency import Latency, measure, rounds_within
 from hmc_fast.profiling.networks import phantom_images, settled_network
-from hmc_fast.profiling.runs import OpenedRun
 from hmc_fast.profiling.settings import Settings
 from hmc_fast.profiling.sides import COMPILED, Name, Side, calls_on, make_sides
 from hmc_fast.profiling.timing import in_turn, quantiles
 from hmc_fast.profiling.trace import write_trace
 from hmc_fast.progress import progress, say
+from hmc_fast.training.opened_run import RunImages
 
 BESIDE_ROUNDS = 3  # rounds' worth of other calls: warm-up, estimate, memory
 WORTH_SAYING = 30  # seconds
@@ -53,10 +53,10 @@ def measure_all(
     return found
 
 
-def time_folds(settings: Settings, run: OpenedRun, *, quiet: bool = False) -> list[FoldTimes]:
+def time_folds(settings: Settings, images: RunImages, *, quiet: bool = False) -> list[FoldTimes]:
     """Each trained fold's model on its own test images."""
     with _input_errors(1):
-        return [time_fold(run, fold, settings, quiet=quiet) for fold in run.folds]
+        return [time_fold(images, fold, settings, quiet=quiet) for fold in images.run.folds]
 
 
 def _sides(settings: Settings, networks: Mapping[str, nn.Module], batch: int) -> dict[Name, Side]:

@@ -10,8 +10,8 @@ from hmc_fast.kernels.configurations import dtype_name
 from hmc_fast.models.baselines import BASELINES, PATCH
 from hmc_fast.models.optimized import has_fast_bfloat16
 from hmc_fast.profiling.counts import Architecture
-from hmc_fast.profiling.runs import OpenedRun
 from hmc_fast.training.config import PRESETS
+from hmc_fast.training.opened_run import OpenedRun
 
 VARIANTS = ("resnet50", "hmc", "hierarchical", "multiscale")
 BATCHES = {"cpu": (1, 8), "cuda": (1, 32)}

@@ -4,6 +4,7 @@ A ratio is honest when both sides ran in one process, turn by turn, after a warm
 changes or a neighbour that wakes up then slows both.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import TypeVar
@@ -46,6 +47,12 @@ def event_milliseconds(call: Call) -> float:
 def timer_of(device: torch.device) -> Timer:
     """Events on a GPU, the processor's clock elsewhere."""
     return event_milliseconds if device.type == "cuda" else milliseconds
+
+
+def on_device(device: torch.device) -> contextlib.AbstractContextManager:
+    """A context in which the device is the current one: events are recorded on, and `synchronize`
+    waits for, the current GPU."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
 def synchronize() -> None:

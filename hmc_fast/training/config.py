@@ -135,8 +135,7 @@ class TrainConfig:
     workers: int = setting(2, "threads that decode images", rule=_at_least(0))
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            _check(field, getattr(self, field.name))
+        check_fields(self)
         if self.epochs is not None and self.augmented is not None:
             raise InputError("give --epochs or --augmented, not both")
         if self.protocol != "patient" and self.validation_fraction:
@@ -176,6 +175,12 @@ class TrainConfig:
 def flag(name: str) -> str:
     """The flag of a field: batch_size is --batch-size."""
     return "--" + name.replace("_", "-")
+
+
+def check_fields(config: Any) -> None:
+    """InputError for the first field of a dataclass of `setting`s that breaks its own rule."""
+    for field in dataclasses.fields(config):
+        _check(field, getattr(config, field.name))
 
 
 def _check(field: dataclasses.Field, value: Any) -> None:

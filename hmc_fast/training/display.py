@@ -4,8 +4,9 @@ result."""
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
@@ -13,8 +14,17 @@ from hmc_fast.data.protocols import LEAKS
 from hmc_fast.progress import say
 from hmc_fast.training.batches import BatchPlan
 
-Display = Callable[[int, int, BatchPlan, bool], "FoldDisplay"]  # fold, folds, plan, quiet
 LINES = 20  # about so many for each fold; a long run does not print every pass
+
+
+class Shown(Protocol):
+    """What a fold's training tells about its steps."""
+
+    def update(self, step: int, row: dict[str, Any] | None) -> None:
+        """After a step; `row` is the history row of a pass that has just ended."""
+
+
+Display = Callable[[int, int, BatchPlan, bool], AbstractContextManager[Shown]]  # fold, folds, quiet
 
 
 class FoldDisplay:

@@ -24,6 +24,7 @@ from hmc_fast.training.config import TrainConfig
 from hmc_fast.training.fold import HISTORY, PREDICTIONS
 from hmc_fast.training.run_folder import CONFIG
 
+METRICS = "metrics.json"
 SHEET_IMAGES, SHEET_VARIANTS = 6, 5
 
 
@@ -71,7 +72,7 @@ def write_results(run: Run, folds: Sequence[int]) -> dict[str, Any]:
     _write_predictions(run, chosen, probabilities)
     columns = list(history[0])
     write_csv(run.folder / HISTORY, columns, [[row[c] for c in columns] for row in history])
-    write_json(run.folder / "metrics.json", metrics)
+    write_json(run.folder / METRICS, metrics)
     page = _report(run, folds, chosen, probabilities, history, metrics)
     (run.folder / "figures").mkdir(exist_ok=True)
     drawn = run_figures(page)
@@ -162,7 +163,7 @@ def _report(
         "folds.csv",
         "history.csv",
         "predictions.csv",
-        "metrics.json",
+        METRICS,
     ]
     files += [f"fold{fold}/{WEIGHTS}" for fold in folds]
     return {

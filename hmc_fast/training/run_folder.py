@@ -156,12 +156,13 @@ def check_same(config: TrainConfig, before: Mapping[str, Any], folder: Path) -> 
     keys = [key for key in now if key not in FREE_TO_CHANGE and now[key] != before[key]]
     if keys:
         pairs = ", ".join(
-            f"{flag(key)} {_word(before[key])} there, {_word(now[key])} here" for key in keys
+            f"{flag(key)} {word(before[key])} there, {word(now[key])} here" for key in keys
         )
         raise InputError(f"--resume cannot change settings of {folder}: {pairs}")
 
 
-def _word(value: Any) -> str:
+def word(value: Any) -> str:
+    """A setting's value for a sentence."""
     words = {None: "not set", True: "on", False: "off"}
     return words[value] if value is None or isinstance(value, bool) else str(value)
 

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hmc_fast.sentences import counted
+from hmc_fast.sentences import counted, duration
 
 ABSENT = "\N{EN DASH}"
 ATTENTION_OFF = 0.05
@@ -27,17 +27,6 @@ def percent(share: float, digits: int = 0) -> str:
 def interval(ends: Sequence[float] | None) -> str:
     """'0.512 to 0.701'."""
     return ABSENT if ends is None else f"{number(ends[0])} to {number(ends[1])}"
-
-
-def duration(seconds: float) -> str:
-    """'48 s', '2 min 5 s', '3 h 20 min'."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
 
 
 def facts(run: Mapping[str, Any]) -> list[str]:

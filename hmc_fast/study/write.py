@@ -1,0 +1,110 @@
+"""A study's tables, figures and report from its finished runs."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hmc_fast.data.dataset import Dataset
+from hmc_fast.errors import InputError
+from hmc_fast.evaluation import study_figures
+from hmc_fast.evaluation.findings import findings
+from hmc_fast.evaluation.report.study_page import write_study_report
+from hmc_fast.evaluation.study_figure_set import study_figures_of
+from hmc_fast.evaluation.study_table import write_tables
+from hmc_fast.evaluation.study_tables import all_tables, left_out_tables
+from hmc_fast.files import sha256_file
+from hmc_fast.models.baselines import BASELINES
+from hmc_fast.models.outline import outline
+from hmc_fast.profiling.paper import PIXELS
+from hmc_fast.progress import say
+from hmc_fast.study.collect import about_dataset, collect_run, files_of
+from hmc_fast.study.complexity import timed_complexity
+from hmc_fast.study.explanations import explain_run
+from hmc_fast.training.loop import build_model
+from hmc_fast.training.study import Cell, Grid
+
+TABLES, FIGURES, EXPLANATIONS, REPORT = "tables", "figures", "explain", "report.html"
+
+
+def write_study(
+    folder: Path,
+    grid: Grid,
+    dataset: Dataset,
+    *,
+    settings: Mapping[str, Any],
+    commands: Sequence[str],
+    device: torch.device,
+    explain_images: int | None,
+    quiet: bool = False,
+) -> list[str]:
+    """Write tables/, figures/ and report.html of the runs that are finished; returns what was
+    found, in sentences.
+
+    settings: those of study.json; commands: that made the study; explain_images: films, None for
+    the default, 0 for none. Raises InputError: no run of `grid.runs` is finished, or a file of one
+    is damaged.
+    """
+    finished = [cell for cell in grid.runs if cell.is_finished()]
+    if not finished:
+        raise InputError(f"no run of the study in {folder} is finished: there is nothing to report")
+    leak = grid.leak if all(cell.is_finished() for cell in grid.leak) else []
+    runs = {cell.name: collect_run(cell, dataset) for cell in {*finished, *leak}}
+    cells = [*finished, *(cell for cell in leak if cell not in finished)]
+    shown = next((c for c in finished if c.config.variant not in BASELINES), finished[0])
+    study: dict[str, Any] = {
+        "dataset": about_dataset(dataset),
+        "runs": [runs[cell.name] for cell in finished],
+        "leak": [runs[cell.name] for cell in leak],
+        "complexity": _complexity(finished, folder, device, quiet),
+        "explanations": _explanations(shown, folder, device, explain_images, quiet),
+        "config": dict(settings),
+        "environment": runs[shown.name]["environment"],
+        "commands": list(commands),
+        "files": files_of(cells, folder),
+    }
+    return _write_pages(study, folder, shown, quiet)
+
+
+def _complexity(
+    cells: Sequence[Cell], folder: Path, device: torch.device, quiet: bool
+) -> dict[str, dict[str, Any]]:
+    first = cells[0].config
+    return timed_complexity(
+        [cell.config.variant for cell in cells],
+        folder,
+        device,
+        classes=len(first.class_names),
+        reduction=first.reduction,
+        backend=first.backend,
+        quiet=quiet,
+    )
+
+
+def _explanations(
+    cell: Cell, folder: Path, device: torch.device, images: int | None, quiet: bool
+) -> dict[str, Any] | None:
+    """Of one run; None where none were asked for, no film has a known lesion, or the network has
+    no layer of the paper's explanations."""
+    if images == 0 or cell.config.variant in BASELINES:
+        return None
+    out = folder / EXPLANATIONS
+    backend = cell.config.backend
+    return explain_run(cell.folder, out, device=device, images=images, backend=backend, quiet=quiet)
+
+
+def _write_pages(study: dict[str, Any], folder: Path, shown: Cell, quiet: bool) -> list[str]:
+    """Files first, then the page that names them with their sums."""
+    say("statistics, tables and figures", quiet)
+    tables = all_tables(study)
+    written = write_tables(tables, folder / TABLES)
+    (folder / FIGURES).mkdir(exist_ok=True)
+    drawn = study_figures_of(study, outline(build_model(shown.config), PIXELS))
+    for name, figure in drawn.items():
+        study_figures.save(figure, folder / FIGURES, name)
+        written.append(folder / FIGURES / f"{name}.csv")
+    study["files"] |= {str(path.relative_to(folder)): sha256_file(path) for path in written}
+    found = findings(study)
+    write_study_report(folder / REPORT, study, tables, drawn, found, left_out_tables(study))
+    return found

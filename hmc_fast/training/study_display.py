@@ -1,0 +1,137 @@
+"""One progress line for a whole grid of runs, with an estimate of its end."""
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Protocol
+
+from tqdm import tqdm
+
+from hmc_fast.progress import say
+from hmc_fast.sentences import duration
+from hmc_fast.training.batches import BatchPlan
+from hmc_fast.training.config import TrainConfig
+from hmc_fast.training.display import Display
+
+SECONDS_BETWEEN_LINES = 30.0
+
+
+class Run(Protocol):
+    """What the display asks of a run of the grid."""
+
+    @property
+    def name(self) -> str:
+        """Of the run."""
+
+    @property
+    def config(self) -> TrainConfig:
+        """Its settings."""
+
+    def missing(self) -> list[int]:
+        """The folds that are not trained yet."""
+
+
+class GridProgress:
+    """Shows how much of all folds' work is done; a context, so that the bar is closed.
+
+    seconds: by run, what one of its folds is thought to take: the weight of its steps, and the
+    estimate until the first steps are measured; processes: how many share the work.
+    """
+
+    def __init__(
+        self, runs: Sequence[Run], seconds: Mapping[str, float], processes: int, quiet: bool
+    ) -> None:
+        self.runs, self.seconds, self.processes, self.quiet = runs, seconds, processes, quiet
+        self.total = sum(run.config.folds * seconds[run.name] for run in runs)
+        self.begun_with = self._finished()
+        self.own, self.current, self.current_name = 0.0, 0.0, ""
+        self.started = self.last = time.monotonic()
+        self.bar = tqdm(
+            total=round(self.total, 1), unit="s", leave=False, file=sys.stderr,
+            disable=quiet or not sys.stderr.isatty(),
+            bar_format="{desc} {percentage:3.0f} %|{bar}|{postfix}",
+        )  # fmt: skip
+
+    def __enter__(self) -> "GridProgress":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.bar.close()
+
+    def display_of(self, name: str) -> Display:
+        """What a run of the grid shows its folds with."""
+        return lambda fold, folds, plan, quiet: GridFold(self, name, fold, folds, plan)
+
+    def line(self) -> str:
+        """'study: 7 of 30 folds, 31 % of the work, now hmc fold 3/5, about 14 min left'."""
+        folds = sum(run.config.folds for run in self.runs)
+        done = folds - sum(len(run.missing()) for run in self.runs)
+        share = min(1.0, (self._finished() + self.current) / max(self.total, 1e-9))
+        return (
+            f"study: {done} of {folds} folds, {100 * share:.0f} % of the work, "
+            f"now {self.current_name}, about {duration(self.seconds_left())} left"
+        )
+
+    def seconds_left(self) -> float:
+        """By the speed of this process since it began, shared by all processes."""
+        left = max(0.0, self.total - self._finished() - self.current)
+        worked = self.own + self.current
+        pace = (time.monotonic() - self.started) / worked if worked > 0 else 1.0
+        return left * pace / self.processes
+
+    def step(self, name: str, share: float, ended: bool) -> None:
+        """A fold of the run `name` (with its number, for the line) stands at `share` of its
+        steps."""
+        self.current_name = name
+        now = time.monotonic()
+        if not self.bar.disable:
+            self.bar.n = round(min(self.total, self._finished() + self.current), 1)
+            self.bar.set_description(name, refresh=False)
+            self.bar.set_postfix_str(f"about {duration(self.seconds_left())} left")
+        elif ended or now - self.last > SECONDS_BETWEEN_LINES:
+            say(self.line(), self.quiet)
+            self.last = now
+
+    def _finished(self) -> float:
+        """The work of the folds that are done, whoever trained them."""
+        return sum(
+            (run.config.folds - len(run.missing())) * self.seconds[run.name] for run in self.runs
+        )
+
+
+class GridFold:
+    """One fold, as a part of the grid's line."""
+
+    def __init__(
+        self, grid: GridProgress, name: str, fold: int, folds: int, plan: BatchPlan
+    ) -> None:
+        self.grid, self.plan = grid, plan
+        self.title, self.work = f"{name} fold {fold + 1}/{folds}", grid.seconds[name]
+        self.first: int | None = None
+
+    def __enter__(self) -> "GridFold":
+        self.grid.current = 0.0
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.grid.own += self.grid.current
+        self.grid.current = 0.0
+        if kind is None:
+            self.grid.step(self.title, 1.0, ended=True)
+
+    def update(self, step: int, row: dict[str, Any] | None) -> None:
+        """After a step."""
+        self.first = step - 1 if self.first is None else self.first
+        self.grid.current = self.work * (step - self.first) / self.plan.steps
+        self.grid.step(self.title, step / self.plan.steps, ended=False)
