@@ -207,6 +207,7 @@ def test_processes_share_the_folds_and_one_that_dies_loses_only_its_own(study, t
     while not list(marks.glob("*/fold*")):
         assert all(process.poll() is None for process in processes)
     processes[2].kill()
+    processes[2].wait()
     assert [process.wait(timeout=300) for process in processes[:2]] == [0, 0]
     assert tables(tmp_path / "shared") == tables(tmp_path / "whole")
     pages = [
