@@ -90,7 +90,8 @@ def write_table(request: Request, films: Sequence[Film], explanations: Explanati
     order = {name: index for index, name in enumerate(model.model.classes)}
     labels = [order.get(f.label or "", 0) for f in films]
     patients = [f.patient for f in films]
-    paper = all(f.own for f in films) and request.run.config.data.startswith("mias:")
+    config = request.run.config  # only at the paper's size do its maps have as many cells
+    paper = config.data.startswith("mias:") and config.pixels == 224 and all(f.own for f in films)
     rows = table_rows(figures, labels, patients, bounds, paper)
     write_csv(request.out / TABLE, COLUMNS, [[cell(row[c]) for c in COLUMNS] for row in rows])
     return [*table_lines(rows, bounds), *_constant(figures), *_left_out(masks)]

@@ -48,7 +48,7 @@ def collect_run(cell: Cell, dataset: Dataset) -> dict[str, Any]:
         "folds": np.array([int(row[2]) for row in rows]),
         "labels": dataset.labels,
         "probabilities": probabilities,
-        "breasts": None,
+        "breasts": list(dataset.images) if is_mias(dataset) else None,  # a film of each
         "metrics": read_json(cell.folder / METRICS),
         "history": history,
         "config": config,
@@ -74,6 +74,11 @@ def _steps(history: Sequence[dict[str, Any]], batch_size: int) -> list[int]:
     return [-(-images // batch_size) for _, images in sorted(last.items())]
 
 
+def is_mias(dataset: Dataset) -> bool:
+    """Whether the images are those of the paper."""
+    return dataset.name.startswith("mias:")
+
+
 def about_dataset(dataset: Dataset) -> dict[str, Any]:
     """What the report says of the images."""
     return {
@@ -83,7 +88,7 @@ def about_dataset(dataset: Dataset) -> dict[str, Any]:
         "patients": len(set(dataset.patients)),
         "counts": dataset.counts,
         "warnings": list(dataset.warnings),
-        "mias": dataset.name.startswith("mias:"),
+        "mias": is_mias(dataset),
     }
 
 
