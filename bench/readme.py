@@ -6,12 +6,12 @@ python bench/readme.py --check    exit 1 where a page differs from the results
 
 import argparse
 import csv
-import sys
 from pathlib import Path
+
+from markers import filled, write_or_check
 
 RESULTS = Path(__file__).resolve().parent / "results"
 ROOT = Path(__file__).resolve().parents[1]
-BEGIN, END = "<!-- begin {} -->\n", "<!-- end {} -->"
 BLOCKS = {"ha1": "HA1, 3136 tokens", "ha2": "HA2, 784 tokens"}
 MODES = {"forward": "forward", "step": "forward and backward"}
 NETWORKS = {"hmc": "HMC-Net", "resnet50": "ResNet50"}
@@ -132,29 +132,13 @@ PAGES = {
 }
 
 
-def rewrite(page: Path) -> str:
-    """The page's text with its tables made anew."""
-    text = page.read_text()
-    for name, table in PAGES[page].items():
-        begin, end = BEGIN.format(name), END.format(name)
-        before, _, rest = text.partition(begin)
-        _, marker, after = rest.partition(end)
-        if not marker:
-            sys.exit(f"{page.name} must hold {begin.strip()} and {end}")
-        text = before + begin + table() + end + after
-    return text
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="compare, write nothing")
     check = parser.parse_args().check
-    for page in PAGES:
-        made = rewrite(page)
-        if check and made != page.read_text():
-            sys.exit(f"{page.name} differs from bench/results: run python bench/readme.py")
-        if not check:
-            page.write_text(made)
+    for page, tables in PAGES.items():
+        made = filled(page, tables)
+        write_or_check(page, made, check, "bench/results: run python bench/readme.py")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """A study's tables, figures and report from its finished runs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from hmc_fast.evaluation.report.study_page import write_study_report
 from hmc_fast.evaluation.study_figure_set import study_figures_of
 from hmc_fast.evaluation.study_table import write_tables
 from hmc_fast.evaluation.study_tables import all_tables, left_out_tables
-from hmc_fast.files import sha256_file
+from hmc_fast.files import sha256_file, write_json, write_text
 from hmc_fast.models.baselines import BASELINES
 from hmc_fast.models.outline import outline
 from hmc_fast.profiling.paper import PIXELS
@@ -23,9 +23,11 @@ from hmc_fast.study.collect import about_dataset, collect_run, files_of
 from hmc_fast.study.complexity import timed_complexity
 from hmc_fast.study.explanations import explain_run
 from hmc_fast.training.loop import build_model
+from hmc_fast.training.run_folder import read_json
 from hmc_fast.training.study import Cell, Grid
 
-TABLES, FIGURES, EXPLANATIONS, REPORT = "tables", "figures", "explain", "report.html"
+TABLES, FIGURES, EXPLANATIONS = "tables", "figures", "explain"
+FINDINGS, FILES, REPORT = "findings.txt", "files.json", "report.html"
 
 
 def write_study(
@@ -39,8 +41,8 @@ def write_study(
     explain_images: int | None,
     quiet: bool = False,
 ) -> list[str]:
-    """Write tables/, figures/ and report.html of the runs that are finished; returns what was
-    found, in sentences.
+    """Write tables/, figures/, findings.txt, files.json and report.html of the runs that are
+    finished; returns what was found, in sentences.
 
     settings: those of study.json; commands: that made the study; explain_images: films, None for
     the default, 0 for none. Raises InputError: no run of `grid.runs` is finished, or a file of one
@@ -57,12 +59,12 @@ def write_study(
         "dataset": about_dataset(dataset),
         "runs": [runs[cell.name] for cell in finished],
         "leak": [runs[cell.name] for cell in leak],
+        "files": files_of(cells, folder),  # finds damage before anything long begins
         "complexity": _complexity(finished, folder, device, quiet),
         "explanations": _explanations(shown, folder, device, explain_images, quiet),
         "config": dict(settings),
         "environment": runs[shown.name]["environment"],
         "commands": list(commands),
-        "files": files_of(cells, folder),
     }
     return _write_pages(study, folder, shown, quiet)
 
@@ -70,6 +72,7 @@ def write_study(
 def _complexity(
     cells: Sequence[Cell], folder: Path, device: torch.device, quiet: bool
 ) -> dict[str, dict[str, Any]]:
+    say(f"timing one image of {PIXELS} px with each network", quiet)
     first = cells[0].config
     return timed_complexity(
         [cell.config.variant for cell in cells],
@@ -78,7 +81,7 @@ def _complexity(
         classes=len(first.class_names),
         reduction=first.reduction,
         backend=first.backend,
-        quiet=quiet,
+        quiet=True,
     )
 
 
@@ -89,7 +92,8 @@ def _explanations(
     no layer of the paper's explanations."""
     if images == 0 or cell.config.variant in BASELINES:
         return None
-    out = folder / EXPLANATIONS
+    say(f"explaining films with a known lesion by the models of {cell.name}", quiet)
+    out = folder / EXPLANATIONS / cell.name  # another network may be shown when some are added
     backend = cell.config.backend
     return explain_run(cell.folder, out, device=device, images=images, backend=backend, quiet=quiet)
 
@@ -105,6 +109,20 @@ def _write_pages(study: dict[str, Any], folder: Path, shown: Cell, quiet: bool) 
         study_figures.save(figure, folder / FIGURES, name)
         written.append(folder / FIGURES / f"{name}.csv")
     study["files"] |= {str(path.relative_to(folder)): sha256_file(path) for path in written}
+    _remove_earlier(folder, study["files"])
+    write_json(folder / FILES, study["files"])
     found = findings(study)
+    write_text(folder / FINDINGS, "".join(f"{sentence}\n" for sentence in found))
     write_study_report(folder / REPORT, study, tables, drawn, found, left_out_tables(study))
     return found
+
+
+def _remove_earlier(folder: Path, written: Iterable[str]) -> None:
+    """Remove the tables and figures of an earlier report of more networks, which this one does not
+    have: they would be taken for its own."""
+    earlier = read_json(folder / FILES) if (folder / FILES).is_file() else {}
+    for name in earlier.keys() - written:
+        path = folder / name
+        if path.parent in (folder / TABLES, folder / FIGURES):
+            for suffix in (".csv", ".png", ".pdf"):
+                path.with_suffix(suffix).unlink(missing_ok=True)
