@@ -9,17 +9,18 @@ import torch
 from hmc_fast.errors import InputError
 from hmc_fast.models import VARIANTS
 from hmc_fast.training.config import TrainConfig
-from hmc_fast.training.study import (
+from hmc_fast.training.run_folder import locked
+from hmc_fast.training.study import make_grid, this_process
+from hmc_fast.training.study_config import (
     FOUR,
     StudyConfig,
     changed_settings,
     chosen_variants,
-    make_grid,
     resolve_study,
     settings_from_dict,
     study_settings,
-    this_process,
 )
+from hmc_fast.training.study_display import GridProgress
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -134,3 +135,49 @@ def test_torchrun_needs_to_be_told_what_to_share(monkeypatch):
 def test_a_damaged_study_json_is_named(values, named):
     with pytest.raises(InputError, match=named):
         settings_from_dict(values)
+
+
+def test_a_run_whose_folds_are_all_held_is_left_to_those_who_hold_them(tmp_path):
+    cell = grid_of(tmp_path, TrainConfig(folds=2)).runs[0]
+    assert cell.can_go_on()
+    with locked(cell.folder / "fold0"):
+        assert cell.can_go_on()
+        with locked(cell.folder / "fold1"):
+            assert not cell.can_go_on()
+    finish(cell, 0, 1)
+    assert cell.can_go_on()  # its results are not written
+    assert not cell.is_finished()
+
+
+def test_a_run_of_other_settings_is_named_before_it_is_taken_for_this_study(tmp_path):
+    cell = grid_of(tmp_path).runs[0]
+    cell.check_settings()
+    cell.folder.mkdir(parents=True)
+    then = dataclasses.asdict(cell.config) | {"augmented": 7, "workers": 9}
+    (cell.folder / "config.json").write_text(json.dumps(then))
+    with pytest.raises(InputError, match=r"hmc was .* \(--augmented 7 there, 240 here\)"):
+        cell.check_settings()
+
+
+def test_the_line_weighs_each_fold_by_its_time(tmp_path):
+    runs = grid_of(
+        tmp_path, TrainConfig(folds=2), variants="hmc,resnet50", leak_variant="none"
+    ).runs
+    with GridProgress(runs, {"hmc": 9.0, "resnet50": 1.0}, 1, quiet=True) as progress:
+        finish(runs[0], 0)
+        progress.step("hmc fold 1/2", 1.0, ended=True)
+        assert progress.line().startswith(
+            "study: 1 of 4 folds, 45 % of the work, hmc fold 1/2 is done"
+        )
+        finish(runs[0], 1)
+        finish(runs[1], 0, 1)
+        progress.step("resnet50 fold 2/2", 1.0, ended=True)
+        assert (
+            progress.line() == "study: 4 of 4 folds, 100 % of the work, resnet50 fold 2/2 is done"
+        )
+
+
+def finish(cell, *folds):
+    for fold in folds:
+        (cell.folder / f"fold{fold}").mkdir(parents=True, exist_ok=True)
+        (cell.folder / f"fold{fold}" / "model.json").write_text("{}")

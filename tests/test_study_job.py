@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 
 from hmc_fast.errors import InputError
+from hmc_fast.evaluation.study_figure_set import study_figures_of
 from hmc_fast.study import job, write
 from hmc_fast.training import loop
+from hmc_fast.training import study as grid
 from hmc_fast.training.config import TrainConfig
-from hmc_fast.training.study import StudyConfig
+from hmc_fast.training.run_folder import InUse
+from hmc_fast.training.study_config import StudyConfig
 from study_pages import without_varying
 from tiny import SETTINGS, make_folder, skip_pages, table, tiny_network
 
@@ -28,6 +31,7 @@ def study(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HMC_FAST_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(write, "timed_complexity", costs)
+    monkeypatch.setattr(write, "study_figures_of", no_figures)
     make_folder(tmp_path / "data", patients=6)
 
     def call(out="study", build=tiny_network, quiet=True, study=None, **settings):
@@ -42,6 +46,11 @@ def study(tmp_path, monkeypatch):
 
 def costs(variants, *args, **kwargs):
     return {v: {"parameters": 1, "gmac": 1.0, "gflop": 2.0, "ms": None} for v in variants}
+
+
+def no_figures(study, layers):
+    """They take longer to draw than all the rest."""
+    return {}
 
 
 def page(folder: Path) -> str:
@@ -61,7 +70,7 @@ def tables(folder: Path) -> dict[str, list]:
     return found
 
 
-def test_a_study_leaves_runs_tables_figures_and_a_report(study, tmp_path):
+def test_a_study_leaves_runs_tables_and_a_report(study, tmp_path):
     assert study() == []
     folder = tmp_path / "study"
     runs = {path.name for path in (folder / "runs").iterdir() if path.is_dir()}
@@ -69,7 +78,6 @@ def test_a_study_leaves_runs_tables_figures_and_a_report(study, tmp_path):
     assert {"table3_accuracy.csv", "leak_study.csv"} <= {
         p.name for p in (folder / "tables").iterdir()
     }
-    assert {".png", ".pdf", ".csv"} <= {p.suffix for p in (folder / "figures").iterdir()}
     assert "not a medical device" in (folder / "report.html").read_text().lower()
 
 
@@ -86,7 +94,9 @@ class Stop(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_a_study_that_was_stopped_anywhere_gives_the_same_report(study, tmp_path, monkeypatch):
+    monkeypatch.setattr(write, "study_figures_of", study_figures_of)
     study("whole")
     original, calls = loop.train_fold, []
     for stops in (1, 2, 3):  # the first leg ends in the first fold, the next after two more
@@ -106,6 +116,7 @@ def test_a_study_that_was_stopped_anywhere_gives_the_same_report(study, tmp_path
     assert page(tmp_path / "broken") == page(tmp_path / "whole")
     commands = json.loads((tmp_path / "broken" / "commands.json").read_text())["commands"]
     assert commands == ["study broken"] * 4
+    assert {".png", ".pdf", ".csv"} == {p.suffix for p in (tmp_path / "broken/figures").iterdir()}
 
 
 def test_a_finished_study_trains_nothing_again(study, tmp_path, monkeypatch):
@@ -149,7 +160,7 @@ def test_a_run_that_fails_does_not_take_the_others_along(study, tmp_path):
 
     def build_later(config):  # the estimate's tries succeed, the training's does not
         calls[config.variant] = calls.get(config.variant, 0) + 1
-        return build(config) if calls[config.variant] > 2 else tiny_network(config)
+        return build(config) if calls[config.variant] > 3 else tiny_network(config)
 
     failed = study(build=build_later, study={"leak_variant": "none"})
     assert failed == ["resnet50: no such network today"]
@@ -165,15 +176,16 @@ sys.path.insert(0, {tests!r})
 import matplotlib
 from hmc_fast.study import write
 from hmc_fast.training import results
-from test_study_job import costs, AGAIN
+from test_study_job import costs, no_figures, AGAIN
 from tiny import SETTINGS, tiny_network
 from hmc_fast.study.job import run_study
 from hmc_fast.training.config import TrainConfig
-from hmc_fast.training.study import StudyConfig
+from hmc_fast.training.study_config import StudyConfig
 from hmc_fast.training.step import Trainer
 from pathlib import Path
 import time
 write.timed_complexity = costs
+write.study_figures_of = no_figures
 results.run_figures = lambda page: {{}}
 results.write_report = lambda path, page, drawn: path.write_text("")
 step = Trainer.step
@@ -214,6 +226,39 @@ def test_processes_share_the_folds_and_one_that_dies_loses_only_its_own(study, t
         page(tmp_path / name).replace("folds</td>", "none</td>") for name in ("shared", "whole")
     ]
     assert pages[0] == pages[1]
+
+
+def test_a_process_that_does_not_lead_leaves_failures_and_the_report_to_the_leader(
+    study, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+    def build(config):
+        if config.variant == "resnet50":
+            raise InputError("no such network today")
+        return tiny_network(config)
+
+    monkeypatch.setattr(job, "check_study_disk", lambda *args, **kwargs: 0)
+    assert study(build=build, study={"parallel": "folds", "leak_variant": "none"}) == []
+    assert (tmp_path / "study" / "runs" / "hmc" / "metrics.json").is_file()
+    assert not (tmp_path / "study" / "report.html").exists()
+    assert not (tmp_path / "study" / "commands.json").exists()
+
+
+def test_a_run_that_another_process_holds_is_looked_at_again(study, monkeypatch):
+    original, tries = grid.train_shared, []
+
+    def once_held(config, **options):
+        tries.append(config.variant)
+        if tries == ["hmc"]:
+            raise InUse("study/runs/hmc is in use by process 1")
+        return original(config, **options)
+
+    monkeypatch.setattr(grid, "train_shared", once_held)
+    monkeypatch.setattr(grid, "SECONDS_BETWEEN_LOOKS", 0)
+    assert study(study={"leak_variant": "none"}) == []
+    assert tries == ["hmc", "resnet50", "hmc"]
 
 
 def test_predictions_of_the_study_are_those_of_its_runs(study, tmp_path):

@@ -2,7 +2,8 @@
 of."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from hmc_fast.training.results import METRICS, read_history
 from hmc_fast.training.run_folder import CONFIG, ENVIRONMENT, FOLDS, IMAGES, read_json
 from hmc_fast.training.study import Cell
 
+RESULTS_AGAIN = f"remove its {METRICS}, and the study makes the results again from its folds"
+FOLD_AGAIN = "remove it, and the study trains this fold again"
 BESIDE = ("image", "patient", "fold", "label", "predicted")  # columns before the probabilities
 
 
@@ -27,16 +30,13 @@ def collect_run(cell: Cell, dataset: Dataset) -> dict[str, Any]:
     "probabilities", "breasts", "metrics", "history", "config", "environment", "steps"}.
     Raises InputError: a file is missing or damaged, or the predictions are of other images.
     """
-    try:
+    with _sound(cell.folder, RESULTS_AGAIN):
         rows = _read_predictions(cell.folder / PREDICTIONS, dataset)
-        history = read_history(cell.folder)
         probabilities = np.array([[float(p) for p in row[len(BESIDE) :]] for row in rows])
-    except (OSError, ValueError, KeyError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(
-            f"{cell.folder} is damaged ({error}): remove it, and the study trains it again"
-        ) from error
+        metrics = read_json(cell.folder / METRICS)
+        history = read_history(cell.folder)
+        if {row["fold"] for row in history} != set(range(cell.config.folds)):
+            raise ValueError(f"{HISTORY} does not hold {cell.config.folds} folds")
     config = read_json(cell.folder / CONFIG)
     return {
         "name": cell.name,
@@ -49,12 +49,21 @@ def collect_run(cell: Cell, dataset: Dataset) -> dict[str, Any]:
         "labels": dataset.labels,
         "probabilities": probabilities,
         "breasts": list(dataset.images) if is_mias(dataset) else None,  # a film of each
-        "metrics": read_json(cell.folder / METRICS),
+        "metrics": metrics,
         "history": history,
         "config": config,
         "environment": read_json(cell.folder / ENVIRONMENT),
         "steps": _steps(history, config["batch_size"]),
     }
+
+
+@contextmanager
+def _sound(folder: Path, remedy: str) -> Iterator[None]:
+    """InputError that names a folder with a damaged file, and the remedy."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder} is damaged ({error}): {remedy}") from error
 
 
 def _read_predictions(path: Path, dataset: Dataset) -> list[list[str]]:
@@ -102,6 +111,7 @@ def files_of(cells: Sequence[Cell], root: Path) -> dict[str, str]:
         found |= {str(path.relative_to(root)): sha256_file(path) for path in paths}
         for fold in range(cell.config.folds):
             folder = cell.folder / f"fold{fold}"
-            digest = read_json(folder / DESCRIPTION).get(WEIGHTS_SHA256, "")
+            with _sound(folder, FOLD_AGAIN):
+                digest = read_json(folder / DESCRIPTION).get(WEIGHTS_SHA256, "")
             found[str((folder / WEIGHTS).relative_to(root))] = digest
     return found

@@ -108,16 +108,16 @@ def train_shared(
     config: TrainConfig,
     *,
     display: Display,
-    resume_with: str,
     command: str = "",
     build: Build = build_model,
+    quiet: bool = False,
 ) -> list[int]:
     """Train the folds of config.out that are neither done nor being trained by another process.
 
     Several processes may call this for one folder: they begin the run one after the other, share
     its folds, and the one that finds all of them done writes the results. Begins the run or goes
-    on with it; says nothing but what `display` does; resume_with: the command that goes on after a
-    stop. Returns the folds that are done. Raises as `train`.
+    on with it; says nothing but what `display` does, and, unless quiet, that a signal has come.
+    Returns the folds that are done. Raises as `train`.
     """
     config, device, notes = _resolved(config)
     if config.out is None:
@@ -128,10 +128,11 @@ def train_shared(
             begun = check_start(config, folder, True)
             session = _open(config, folder, device, begun, build, quiet=True)
             session.command, session.notes = command, notes
-            session.display, session.resume_with, session.shared = display, resume_with, True
+            session.display, session.shared = display, True
             jobs, facts = _begin(session)
         if any(not is_done(job.folder) for job in jobs):
-            _train_folds(session, _trainer(session, facts), jobs)
+            with stop_signals(quiet) as stop:
+                _train_folds(session, _trainer(session, facts), jobs, stop)
         done = _done(session)
         if len(done) == config.folds:
             with locked_in_turn(folder):
@@ -194,7 +195,12 @@ def _open_data(config: TrainConfig, begun: Path | None, quiet: bool) -> tuple[Da
 def _run(session: Session) -> Path:
     config, folder = session.config, session.folder
     jobs, facts = _begin(session)
-    _train_folds(session, _trainer(session, facts), jobs)
+    with stop_signals(session.quiet) as stop:
+        try:
+            _train_folds(session, _trainer(session, facts), jobs, stop)
+        except Interrupted:
+            say(f"stopped; go on with: {resume_command(folder)}")
+            raise
     done = _done(session)
     metrics = _write(session, facts, done)
     for line in headline(metrics, config.folds):
@@ -270,23 +276,20 @@ def _job(session: Session, fold: int, pixels: Tensor, labels: Tensor) -> Job:
     )
 
 
-def _train_folds(session: Session, trainer: Trainer, jobs: list[Job]) -> None:
-    """Train the folds that are not done; a signal at any moment stops after the step or the fold
-    that is under way."""
-    with stop_signals(session.quiet) as stop:
+def _train_folds(
+    session: Session, trainer: Trainer, jobs: list[Job], stop: Callable[[], bool]
+) -> None:
+    """Train the folds that are not done; Interrupted after the step or the fold that is under way
+    when `stop` says so."""
+    for job in jobs:
         try:
-            for job in jobs:
-                try:
-                    with locked(job.folder, keep=session.shared):
-                        _train_one(session, trainer, job, stop)
-                except InUse:
-                    if not session.shared:
-                        raise
-                if stop():
-                    raise Interrupted
-        except Interrupted:
-            say(f"stopped; go on with: {session.resume_with or resume_command(session.folder)}")
-            raise
+            with locked(job.folder, keep=session.shared):
+                _train_one(session, trainer, job, stop)
+        except InUse:
+            if not session.shared:
+                raise
+        if stop():
+            raise Interrupted
 
 
 def _train_one(session: Session, trainer: Trainer, job: Job, stop: Callable[[], bool]) -> None:

@@ -68,9 +68,12 @@ def locked(folder: Path, *, keep: bool = False) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def locked_in_turn(folder: Path) -> Iterator[None]:
-    """`locked` for the steps that processes which share a run take one after the other."""
-    last = time.monotonic() + OTHERS_SECONDS
+def locked_in_turn(folder: Path, seconds: float = OTHERS_SECONDS) -> Iterator[None]:
+    """`locked` for the steps that processes which share a run take one after the other.
+
+    InUse where the others take longer than `seconds`.
+    """
+    last = time.monotonic() + seconds
     with contextlib.ExitStack() as stack:
         while True:
             try:
@@ -98,6 +101,15 @@ def check_not_in_use(folder: Path) -> None:
     """InputError where another process holds the folder; what a killed one left does not count."""
     if (folder / LOCK).is_file():
         _acquire(folder).release()
+
+
+def is_held(folder: Path) -> bool:
+    """Whether another process holds the folder at this moment."""
+    try:
+        check_not_in_use(folder)
+    except InUse:
+        return True
+    return False
 
 
 def is_begun(folder: Path) -> bool:
@@ -150,15 +162,23 @@ def check_free(folder: Path, leftovers: bool = False) -> None:
 
 
 def check_same(config: TrainConfig, before: Mapping[str, Any], folder: Path) -> None:
-    """InputError that names the settings in which a resumed run differs from the run in `folder`;
-    a setting that is younger than the run had its default there."""
+    """InputError that names the settings in which a resumed run differs from the run in `folder`,
+    whose settings are `before`."""
+    changed = different_settings(config, before)
+    if changed:
+        raise InputError(f"--resume cannot change settings of {folder}: {changed}")
+
+
+def different_settings(config: TrainConfig, before: Mapping[str, Any]) -> str:
+    """'--lr 0.1 there, 0.2 here' for the settings that a run may not change when it goes on, or ''.
+
+    A setting that is younger than the run had its default there.
+    """
     now, before = dataclasses.asdict(config), dataclasses.asdict(config_from_dict(dict(before)))
     keys = [key for key in now if key not in FREE_TO_CHANGE and now[key] != before[key]]
-    if keys:
-        pairs = ", ".join(
-            f"{flag(key)} {word(before[key])} there, {word(now[key])} here" for key in keys
-        )
-        raise InputError(f"--resume cannot change settings of {folder}: {pairs}")
+    return ", ".join(
+        f"{flag(key)} {word(before[key])} there, {word(now[key])} here" for key in keys
+    )
 
 
 def word(value: Any) -> str:

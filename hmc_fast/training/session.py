@@ -63,7 +63,6 @@ class Session:
     command: str = ""
     notes: list[str] = field(default_factory=list)
     display: Display = FoldDisplay
-    resume_with: str = ""
     shared: bool = False
 
     def say(self, text: str) -> None:

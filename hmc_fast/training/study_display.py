@@ -44,13 +44,12 @@ class GridProgress:
     ) -> None:
         self.runs, self.seconds, self.processes, self.quiet = runs, seconds, processes, quiet
         self.total = sum(run.config.folds * seconds[run.name] for run in runs)
-        self.begun_with = self._finished()
-        self.own, self.current, self.current_name = 0.0, 0.0, ""
+        self.own, self.current, self.now = 0.0, 0.0, "beginning"
         self.started = self.last = time.monotonic()
         self.bar = tqdm(
             total=round(self.total, 1), unit="s", leave=False, file=sys.stderr,
             disable=quiet or not sys.stderr.isatty(),
-            bar_format="{desc} {percentage:3.0f} %|{bar}|{postfix}",
+            bar_format="study: {desc}{percentage:3.0f} %{postfix} |{bar}|",  # ", about 2 h left"
         )  # fmt: skip
 
     def __enter__(self) -> "GridProgress":
@@ -69,14 +68,12 @@ class GridProgress:
         return lambda fold, folds, plan, quiet: GridFold(self, name, fold, folds, plan)
 
     def line(self) -> str:
-        """'study: 7 of 30 folds, 31 % of the work, now hmc fold 3/5, about 14 min left'."""
+        """'study: 7 of 30 folds, 31 % of the work, now in hmc fold 3/5, about 14 min left'."""
         folds = sum(run.config.folds for run in self.runs)
         done = folds - sum(len(run.missing()) for run in self.runs)
         share = min(1.0, (self._finished() + self.current) / max(self.total, 1e-9))
-        return (
-            f"study: {done} of {folds} folds, {100 * share:.0f} % of the work, "
-            f"now {self.current_name}, about {duration(self.seconds_left())} left"
-        )
+        left = "" if done == folds else f", about {duration(self.seconds_left())} left"
+        return f"study: {done} of {folds} folds, {100 * share:.0f} % of the work, {self.now}{left}"
 
     def seconds_left(self) -> float:
         """By the speed of this process since it began, shared by all processes."""
@@ -88,7 +85,7 @@ class GridProgress:
     def step(self, name: str, share: float, ended: bool) -> None:
         """A fold of the run `name` (with its number, for the line) stands at `share` of its
         steps."""
-        self.current_name = name
+        self.now = f"{name} is done" if ended else f"now in {name}"
         now = time.monotonic()
         if not self.bar.disable:
             self.bar.n = round(min(self.total, self._finished() + self.current), 1)
