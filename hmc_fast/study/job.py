@@ -19,7 +19,7 @@ from hmc_fast.files import write_json
 from hmc_fast.progress import say
 from hmc_fast.sentences import counted
 from hmc_fast.study.estimate import PlannedRun, check_study_disk, estimate_study
-from hmc_fast.study.write import REPORT, write_study
+from hmc_fast.study.write import FINDINGS, REPORT, write_study
 from hmc_fast.training.config import TrainConfig, check_attention, resolve_device
 from hmc_fast.training.loop import Build, build_model
 from hmc_fast.training.run_data import configured_data
@@ -34,6 +34,7 @@ from hmc_fast.training.study_config import (
 )
 
 SETTINGS, COMMANDS = "study.json", "commands.json"
+SAID = 3  # findings that the terminal shows
 
 
 @dataclass(frozen=True)
@@ -226,8 +227,10 @@ def _write(job: Job, failed: Sequence[str]) -> None:
         explain_images=job.study.explain_images,
         quiet=job.quiet,
     )
-    for sentence in findings:
+    for sentence in findings[:SAID]:
         job.say(sentence)
+    if len(findings) > SAID:
+        job.say(f"{len(findings) - SAID} more findings: {job.folder / FINDINGS}")
     job.say(f"report: {job.folder / REPORT}")
     first = job.grid.runs[0].folder
     job.say(f"next: hmc-fast explain {first} --method all --table")
