@@ -165,13 +165,13 @@ def test_the_line_weighs_each_fold_by_its_time(tmp_path):
     ).runs
     with GridProgress(runs, {"hmc": 9.0, "resnet50": 1.0}, 1, quiet=True) as progress:
         finish(runs[0], 0)
-        progress.step("hmc fold 1/2", 1.0, ended=True)
+        progress.show("hmc fold 1/2", ended=True)
         assert progress.line().startswith(
             "study: 1 of 4 folds, 45 % of the work, hmc fold 1/2 is done"
         )
         finish(runs[0], 1)
         finish(runs[1], 0, 1)
-        progress.step("resnet50 fold 2/2", 1.0, ended=True)
+        progress.show("resnet50 fold 2/2", ended=True)
         assert (
             progress.line() == "study: 4 of 4 folds, 100 % of the work, resnet50 fold 2/2 is done"
         )

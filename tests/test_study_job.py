@@ -4,6 +4,7 @@ holds."""
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -269,3 +270,29 @@ def test_predictions_of_the_study_are_those_of_its_runs(study, tmp_path):
     right = sum(row["label"] == row["predicted"] for row in rows) / len(rows)
     metrics = json.loads((folder / "runs" / "hmc" / "metrics.json").read_text())
     assert metrics["pooled"]["accuracy"] == pytest.approx(right)
+
+
+def test_networks_on_different_folds_are_not_compared(study, tmp_path):
+    study(study={"leak_variant": "none"})
+    run = tmp_path / "study" / "runs" / "hmc"
+    rows = (run / "predictions.csv").read_text().splitlines()
+    swapped = [
+        row.replace(",0,", ",9,").replace(",1,", ",0,").replace(",9,", ",1,") for row in rows
+    ]
+    (run / "predictions.csv").write_text("\n".join([*swapped, ""]))
+    with pytest.raises(InputError, match="have different folds"):
+        study(study={"leak_variant": "none"})
+
+
+def test_a_fold_that_is_trained_again_takes_the_old_figures_away(study, tmp_path, monkeypatch):
+    study(study={"leak_variant": "none"})
+    run = tmp_path / "study" / "runs" / "hmc"
+    shutil.rmtree(run / "fold0")
+
+    def crash(*args, **kwargs):
+        raise Stop
+
+    monkeypatch.setattr(loop, "train_fold", crash)
+    with pytest.raises(Stop):
+        study(study={"leak_variant": "none"})
+    assert not (run / "metrics.json").exists()

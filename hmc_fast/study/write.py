@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from hmc_fast.data.dataset import Dataset
@@ -20,7 +21,7 @@ from hmc_fast.models.outline import outline
 from hmc_fast.profiling.paper import PIXELS
 from hmc_fast.progress import say
 from hmc_fast.study.collect import about_dataset, collect_run, files_of
-from hmc_fast.study.complexity import timed_complexity
+from hmc_fast.study.complexity import LATENCY, timed_complexity
 from hmc_fast.study.explanations import explain_run
 from hmc_fast.training.loop import build_model
 from hmc_fast.training.run_folder import read_json
@@ -53,6 +54,7 @@ def write_study(
         raise InputError(f"no run of the study in {folder} is finished: there is nothing to report")
     leak = grid.leak if all(cell.is_finished() for cell in grid.leak) else []
     runs = {cell.name: collect_run(cell, dataset) for cell in {*finished, *leak}}
+    _check_same_folds([runs[cell.name] for cell in finished])
     cells = [*finished, *(cell for cell in leak if cell not in finished)]
     shown = next((c for c in finished if c.config.variant not in BASELINES), finished[0])
     study: dict[str, Any] = {
@@ -65,8 +67,19 @@ def write_study(
         "config": dict(settings),
         "environment": runs[shown.name]["environment"],
         "commands": list(commands),
+        "timing_machine": _timing_machine(folder),
     }
     return _write_pages(study, folder, shown, quiet)
+
+
+def _check_same_folds(runs: Sequence[Mapping[str, Any]]) -> None:
+    """InputError where networks were not tested on the same folds: nothing could be compared."""
+    for run in runs[1:]:
+        if not np.array_equal(run["folds"], runs[0]["folds"]):
+            raise InputError(
+                f"{run['folder']} and {runs[0]['folder']} have different folds (another "
+                "scikit-learn?): move one of them away, and the study trains it again"
+            )
 
 
 def _complexity(
@@ -83,6 +96,12 @@ def _complexity(
         backend=first.backend,
         quiet=True,
     )
+
+
+def _timing_machine(folder: Path) -> str | None:
+    """Where the networks were timed; None where they were not."""
+    path = folder / LATENCY
+    return read_json(path).get("machine") if path.is_file() else None
 
 
 def _explanations(

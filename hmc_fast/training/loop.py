@@ -22,7 +22,7 @@ from hmc_fast.training.checkpoint import remove_checkpoint
 from hmc_fast.training.config import TrainConfig, check_attention, resolve, resolve_device
 from hmc_fast.training.display import Display, headline
 from hmc_fast.training.fold import CHECKPOINT, Interrupted, Job, Split, is_done, train_fold
-from hmc_fast.training.results import Run, next_commands, resume_command, write_results
+from hmc_fast.training.results import METRICS, Run, next_commands, resume_command, write_results
 from hmc_fast.training.run_data import configured_data
 from hmc_fast.training.run_folder import (
     CONFIG,
@@ -299,6 +299,8 @@ def _train_one(session: Session, trainer: Trainer, job: Job, stop: Callable[[], 
         remove_checkpoint(job.folder / CHECKPOINT)
         session.say(f"fold {job.fold + 1}/{config.folds}: done before")
         return
+    if session.shared:  # its figures are no longer those of all folds
+        (session.folder / METRICS).unlink(missing_ok=True)
     torch.manual_seed(int(np.random.SeedSequence([config.seed, job.fold]).generate_state(1)[0]))
     trainer.reset(session.build(config).state_dict(), _class_weights(config, job))
     model_json = description(session, job.fold)

@@ -19,6 +19,7 @@ from hmc_fast.training.config import TrainConfig, config_from_dict, flag
 CONFIG, ENVIRONMENT, FOLDS, IMAGES = "config.json", "env.json", "folds.csv", "images.json"
 LOCK, OWNER = ".lock", ".owner"
 PAGES_BYTES = 64 << 20  # the tables, figures and report of a run, generously
+PROBE_SECONDS = 0.2  # others may hold a lock for a moment, to see whether it is free
 OTHERS_SECONDS = 600  # the longest that another process may prepare a shared run
 # between a run and its --resume
 FREE_TO_CHANGE = {"out", "workers", "checkpoint_every", "only_fold"}
@@ -89,7 +90,7 @@ def locked_in_turn(folder: Path, seconds: float = OTHERS_SECONDS) -> Iterator[No
 def _acquire(folder: Path) -> FileLock:
     lock = FileLock(folder / LOCK)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=PROBE_SECONDS)
     except Timeout:
         owner = (folder / OWNER).read_text() if (folder / OWNER).is_file() else ""
         process = f"process {owner}" if owner else "another process"

@@ -175,5 +175,6 @@ def train_grid(
             if not process.leads:
                 break
             if before == sum(len(cell.missing()) for cell in left):  # others hold what is left
+                progress.wait()
                 time.sleep(SECONDS_BETWEEN_LOOKS)
     return list(failed.values())

@@ -44,8 +44,9 @@ class GridProgress:
     ) -> None:
         self.runs, self.seconds, self.processes, self.quiet = runs, seconds, processes, quiet
         self.total = sum(run.config.folds * seconds[run.name] for run in runs)
-        self.own, self.current, self.now = 0.0, 0.0, "beginning"
-        self.started = self.last = time.monotonic()
+        self.current, self.now = 0.0, "beginning"
+        self.worked, self.took = 0.0, 0.0  # in the steps of this process: work, and its seconds
+        self.last = time.monotonic()
         self.bar = tqdm(
             total=round(self.total, 1), unit="s", leave=False, file=sys.stderr,
             disable=quiet or not sys.stderr.isatty(),
@@ -76,15 +77,17 @@ class GridProgress:
         return f"study: {done} of {folds} folds, {100 * share:.0f} % of the work, {self.now}{left}"
 
     def seconds_left(self) -> float:
-        """By the speed of this process since it began, shared by all processes."""
+        """By the speed of this process's steps so far, shared by all processes."""
         left = max(0.0, self.total - self._finished() - self.current)
-        worked = self.own + self.current
-        pace = (time.monotonic() - self.started) / worked if worked > 0 else 1.0
+        pace = self.took / self.worked if self.worked > 0 else 1.0
         return left * pace / self.processes
 
-    def step(self, name: str, share: float, ended: bool) -> None:
-        """A fold of the run `name` (with its number, for the line) stands at `share` of its
-        steps."""
+    def add(self, work: float, seconds: float, current: float) -> None:
+        """Steps took so many seconds for so much work; the fold under way stands at `current`."""
+        self.worked, self.took, self.current = self.worked + work, self.took + seconds, current
+
+    def show(self, name: str, ended: bool) -> None:
+        """A fold of a run, with its number, goes on or has ended."""
         self.now = f"{name} is done" if ended else f"now in {name}"
         now = time.monotonic()
         if not self.bar.disable:
@@ -94,6 +97,13 @@ class GridProgress:
         elif ended or now - self.last > SECONDS_BETWEEN_LINES:
             say(self.line(), self.quiet)
             self.last = now
+
+    def wait(self) -> None:
+        """Nothing is left to take: other processes train the last folds."""
+        waiting = "waiting for other processes"
+        if self.now != waiting:
+            self.now = waiting
+            say(self.line(), self.quiet)
 
     def _finished(self) -> float:
         """The work of the folds that are done, whoever trained them."""
@@ -110,10 +120,10 @@ class GridFold:
     ) -> None:
         self.grid, self.plan = grid, plan
         self.title, self.work = f"{name} fold {fold + 1}/{folds}", grid.seconds[name]
-        self.first: int | None = None
+        self.done, self.clock = 0, 0.0
 
     def __enter__(self) -> "GridFold":
-        self.grid.current = 0.0
+        self.clock = time.monotonic()
         return self
 
     def __exit__(
@@ -122,13 +132,15 @@ class GridFold:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.grid.own += self.grid.current
         self.grid.current = 0.0
         if kind is None:
-            self.grid.step(self.title, 1.0, ended=True)
+            self.grid.show(self.title, ended=True)
 
     def update(self, step: int, row: dict[str, Any] | None) -> None:
-        """After a step."""
-        self.first = step - 1 if self.first is None else self.first
-        self.grid.current = self.work * (step - self.first) / self.plan.steps
-        self.grid.step(self.title, step / self.plan.steps, ended=False)
+        """After a step; the first may follow on a checkpoint."""
+        now = time.monotonic()
+        steps = step - self.done if self.done else 1
+        a_step = self.work / self.plan.steps
+        self.grid.add(steps * a_step, now - self.clock, step * a_step)
+        self.done, self.clock = step, now
+        self.grid.show(self.title, ended=False)
