@@ -176,7 +176,9 @@ def test_every_import_of_the_tests_and_benchmarks_is_in_an_extra():
     optional = PROJECT["project"]["optional-dependencies"]
     extras = (*optional["test"], *optional["peers"])
     declared = {distribution(name) for name in (*PROJECT["project"]["dependencies"], *extras)}
-    local = {path.stem for folder in ("tests", "bench") for path in (ROOT / folder).glob("*.py")}
+    local = {
+        path.stem for folder in ("tests", "bench", "docs") for path in (ROOT / folder).glob("*.py")
+    }
     used = set(imported_names(ROOT / "tests")) | set(imported_names(ROOT / "bench"))
     foreign = used - set(sys.stdlib_module_names) - {"hmc_fast"} - local
     named = {

@@ -45,6 +45,12 @@ def study(tmp_path, monkeypatch):
     return call
 
 
+@pytest.fixture
+def no_pages(monkeypatch):
+    """A study writes no tables, figures and report: they take longer than all the rest."""
+    monkeypatch.setattr(job, "write_study", lambda *args, **kwargs: [])
+
+
 def costs(variants, *args, **kwargs):
     return {v: {"parameters": 1, "gmac": 1.0, "gflop": 2.0, "ms": None} for v in variants}
 
@@ -82,6 +88,7 @@ def test_a_study_leaves_runs_tables_and_a_report(study, tmp_path):
     assert "not a medical device" in (folder / "report.html").read_text().lower()
 
 
+@pytest.mark.usefixtures("no_pages")
 def test_all_runs_have_the_same_folds_and_seeds(study, tmp_path):
     study()
     runs = tmp_path / "study" / "runs"
@@ -262,6 +269,7 @@ def test_a_run_that_another_process_holds_is_looked_at_again(study, monkeypatch)
     assert tries == ["hmc", "resnet50", "hmc"]
 
 
+@pytest.mark.usefixtures("no_pages")
 def test_predictions_of_the_study_are_those_of_its_runs(study, tmp_path):
     study(study={"leak_variant": "none"})
     folder = tmp_path / "study"
@@ -284,6 +292,7 @@ def test_networks_on_different_folds_are_not_compared(study, tmp_path):
         study(study={"leak_variant": "none"})
 
 
+@pytest.mark.usefixtures("no_pages")
 def test_a_fold_that_is_trained_again_takes_the_old_figures_away(study, tmp_path, monkeypatch):
     study(study={"leak_variant": "none"})
     run = tmp_path / "study" / "runs" / "hmc"
