@@ -88,11 +88,19 @@ def test_answers_follow_the_study():
 
 def test_versions_are_named():
     study = tiny_study(1, leak=False, explanations=False)
-    study["environment"] = {
+    study["runs"][0]["environment"] = {
         "hmc_fast": "0.1.0",
         "commit": "c0ffee",
         "python": "3.11.7",
         "packages": {"torch": "2.14.1", "triton": None},
     }
     expected = "hmc-fast 0.1.0, Python 3.11.7, torch 2.14.1, commit c0ffee"
+    assert answered(CLAIM, study)["23"] == expected
+
+
+def test_every_commit_is_named():
+    study = tiny_study(2, leak=True, explanations=False)
+    for run, commit in zip([*study["runs"], *study["leak"][1:]], "abca", strict=True):
+        run["environment"] = {"hmc_fast": "0.1.0", "commit": commit}
+    expected = "hmc-fast 0.1.0, commit a and b and c"
     assert answered(CLAIM, study)["23"] == expected

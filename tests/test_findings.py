@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 
-from hmc_fast.evaluation import study_comparisons
+from hmc_fast.evaluation import paper, study_comparisons
 from hmc_fast.evaluation.comparison_findings import p_text
 from hmc_fast.evaluation.findings import findings
+from hmc_fast.evaluation.summary import metrics_document
 from tiny_study import tiny_study
 
 LEAD = "the balanced accuracy of"
+GAMMAS = (-0.4, 0.4, -0.2, 0.2, 0.0)
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +82,45 @@ def test_with_attention_off_no_variant_is_called_better():
     assert len(gammas) == 3
     assert all("attention is practically off" in sentence for sentence in gammas)
     # 0.045 less 0.01 from fold to fold
-    assert "ha1 0.0250, ha2 0.0250" in gammas[0]
+    assert "lowest to highest fold: ha1 0.0050 to 0.0450, ha2 0.0050 to 0.0450" in gammas[0]
+
+
+def test_gammas_of_both_signs_do_not_cancel():
+    study = tiny_study(1, leak=False)
+    for fold, gamma in zip(study["runs"][0]["metrics"]["per_fold"], GAMMAS, strict=True):
+        fold["gamma"] = {"ha1": gamma, "ha2": 0.1}
+    (sentence,) = starting(findings(study), "Gamma of hmc")
+    assert "ha1 -0.4000 to 0.4000, ha2 0.1000. The largest |gamma| is 0.400 (ha1" in sentence
+
+
+def test_a_model_of_one_class_is_no_certainty():
+    study = tiny_study(2, leak=False)
+    for run in study["runs"]:
+        only_normal(run)
+    sentences = findings(study)
+    for run in study["runs"]:
+        assert starting(
+            sentences, f"{run['name']} predicts “normal” for every image (balanced accuracy 0.333)"
+        )
+    assert not starting(sentences, "No more than") + starting(sentences, "More than")
+    (pair,) = starting(sentences, "Not told apart by their balanced accuracy")
+    assert "hmc and hierarchical 0.000 (every draw of patients gives the same)" in pair
+    assert not [s for s in sentences if "0.333 to 0.333" in s or "0.000 to 0.000" in s]
+
+
+def only_normal(run):
+    """Makes a run predict the first class for every film."""
+    run["probabilities"] = np.tile([0.6, 0.2, 0.2], (len(run["labels"]), 1))
+    run["metrics"] = metrics_document(
+        run["labels"],
+        run["probabilities"],
+        run["patients"],
+        run["folds"],
+        ("normal", "benign", "malignant"),
+        seconds=1,
+        gammas={},
+        resamples=50,
+    )
 
 
 def test_models_without_attention_have_no_gamma():
@@ -107,14 +147,36 @@ def test_leaks_are_no_estimates_and_the_smaller_one_comes_first():
     assert "chance" not in sentences[1]
 
 
-def test_a_leak_that_changes_nothing_is_within_chance():
+def test_a_leak_that_changes_little_is_within_chance():
+    study = tiny_study(1)
+    leaky, honest = study["leak"][2], study["runs"][0]
+    leaky["probabilities"] = honest["probabilities"].copy()
+    wrong = np.flatnonzero(honest["probabilities"].argmax(axis=1) != honest["labels"])[0]
+    leaky["probabilities"][wrong] = np.eye(3)[honest["labels"][wrong]]
+    (sentence,) = [s for s in findings(study) if "augmented" in s]
+    assert " more (95 % interval of the difference" in sentence
+    assert "which chance alone can give" in sentence
+
+
+def test_a_leak_that_changes_nothing_makes_no_difference():
     study = tiny_study(1)
     leaky = study["leak"][2]
     leaky["probabilities"], leaky["metrics"] = (
         study["runs"][0][k] for k in ("probabilities", "metrics")
     )
     (sentence,) = [s for s in findings(study) if "augmented" in s]
-    assert "which chance alone can give" in sentence
+    assert "no difference (every draw of patients gives the same, p = 1.000): this" in sentence
+    assert "chance" not in sentence
+    assert "less" not in sentence
+
+
+def test_every_mean_says_of_how_many_films_it_is():
+    study = tiny_study(1)
+    study["explanations"]["table"][0] |= {"images": 1, "left_out": 2, "low": None, "high": None}
+    (sentence,) = starting(findings(study), "Mean IoU of the maps of hmc at layer4")
+    assert "grad-cam 0.100 (1 of 3 films), grad-cam++ 0.200 (95 % interval" in sentence
+    assert "0.050 to 0.400) (3 of 3 films)" in sentence
+    assert sentence.endswith("no map of so few cells can pass 0.510 on these 3 masks.")
 
 
 @pytest.mark.parametrize(
@@ -136,7 +198,17 @@ def test_the_papers_table_6_is_named_where_it_is_above_the_bound(mias, pixels, b
     sentences = starting(findings(study), "The paper's Table 6")
     assert len(sentences) == bool(names)
     if names:
-        assert f"has {', '.join(names)}, above this bound" in sentences[0]
+        assert f"has {', '.join(names)}, above what any map of so few cells" in sentences[0]
+        assert sentences[0].endswith("can reach on these 3 masks.")
+
+
+def test_only_on_all_masks_of_mias_the_papers_iou_cannot_be():
+    assert paper.above_bound(0.46, 109).endswith(
+        "on these 109 masks, all that MIAS has: it cannot be the IoU of whole images at half the "
+        "maximum"
+    )
+    assert "cannot" not in paper.above_bound(0.46, 108)
+    assert paper.above_bound(0.69, 109) == ""
 
 
 def test_ranks_stand_beside_with_their_power():

@@ -83,6 +83,13 @@ def test_the_ranks_give_table_8_and_not_its_critical_difference():
     assert found["Friedman's p"][1].startswith("0.0020, exact 6.0e-06: agrees")
     pair = found["resnet50 against hierarchical"]
     assert pair[:2] == ["p = 0.0496: significant", "not significant: 2.10 apart, 2.41 is needed"]
+    assert pair[2].endswith("the right one, 2.098, 2.10 apart is significant, as p = 0.0496 says")
+
+
+def test_what_is_quoted_is_said_not_to_be_computed():
+    (note,) = paper_against_itself().notes
+    assert "The two: the 8.8 of Cohen's d is quoted, not computed here" in note
+    assert "both figures of the AUC are printed" in note
 
 
 def test_a_claim_that_does_not_follow_differs(monkeypatch):

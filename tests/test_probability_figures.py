@@ -28,7 +28,7 @@ def test_reliability_diagram_draws_the_curve_and_its_error():
     assert len(drawn.rows) == 2 * len(found["curve"])
     assert drawn.rows[0] == ["hmc", *found["curve"][0].values()]
     chance = found["ece_by_chance"]["mean"]
-    assert legend(drawn.figure)[0] == f"hmc: ECE {found['ece']:.3f} (chance {chance:.3f})"
+    assert legend(drawn.figure)[0] == f"hmc: ECE {found['ece']:.3f} (if calibrated {chance:.3f})"
     line = drawn.figure.axes[0].lines[1]
     np.testing.assert_array_equal(line.get_ydata(), [row["share"] for row in found["curve"]])
 

@@ -27,6 +27,7 @@ def test_leaks_by_hand_and_labelled(study, tables):
     values = column(tables["leak_study"], "balanced accuracy")
     assert list(values.values())[:3] == pytest.approx([patient, image, leaky])
     labels = column(tables["leak_study"], "what the figures are")
+    assert labels["patient"] == "an estimate for new patients of the same kind"
     assert labels["leaky"] == "leaky: not an estimate of anything"
     assert labels["image"] == "image: not an estimate of anything"
     rows = [r for r in records(tables["leak_differences"]) if r["metric"] == "balanced accuracy"]

@@ -63,6 +63,12 @@ def test_everybody_right_has_an_exact_interval():
     assert row["low"] == pytest.approx(0.025 ** (1 / 40))  # the closed form for n of n
 
 
+def test_a_small_calibration_error_is_not_called_none(tables):
+    (note,) = tables["calibration"].notes
+    assert "In small samples the ECE is biased upward" in note
+    assert "does not show miscalibration" in note
+
+
 def test_units_that_are_no_others_are_not_shown_twice(study, tables):
     table = tables["units"]
     assert column(table, "units")["hmc"] == 40  # patients, the last row

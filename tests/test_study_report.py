@@ -257,8 +257,8 @@ def test_everything_given_is_escaped(write):
     study["dataset"].update(name=HOSTILE, warnings=[HOSTILE])
     for run in study["runs"]:
         run.update(name=HOSTILE, variant=HOSTILE, folder=HOSTILE, protocol=HOSTILE)
+        run["environment"] = {HOSTILE: [HOSTILE], "commit": HOSTILE}
     study.update(commands=[HOSTILE], files={HOSTILE: HOSTILE}, config={HOSTILE: HOSTILE})
-    study["environment"] = {HOSTILE: [HOSTILE], "commit": HOSTILE}
     hostile = StudyTable("t", HOSTILE, [HOSTILE, "paper"], [[HOSTILE, HOSTILE]], [HOSTILE])
     text = write(study, [hostile], {"<b>": figure()}, [HOSTILE], left_out=["{{ 7 * 7 }}"])
     assert text.count("<script") == 1
@@ -286,19 +286,35 @@ def test_a_note_of_several_tables_is_said_once(write, study):
 
 
 def test_how_it_was_made(write, study):
-    study = {**study, "environment": {"commit": "c0ffee", "packages": {"torch": "2.14.1"}}}
+    machine = {"commit": "c0ffee", "packages": {"torch": "2.14.1"}}
+    runs = [{**run, "environment": machine} for run in study["runs"]]
+    runs[1] = {**runs[1], "environment": {**machine, "commit": "beef"}}
+    study = {**study, "runs": runs, "leak": []}
     page = StudyPage(write(study, [], {}, left_out=["No table of ranks: one model."]))
     assert "hmc-fast study --data phantom --out study" in page.text
     assert "No table of ranks: one model." in page.text
     assert page.row("made-study", "image_size") == ["64"]
     assert page.row("made-machine", "packages.torch") == ["2.14.1"]
+    assert page.row("made-machine", "commit") == [
+        "hmc: c0ffee; hierarchical: beef; multiscale: c0ffee; resnet50: c0ffee"
+    ]
+    assert "44 of the 44 items" in page.text
+    assert "27 of the 27 items" in page.text
+
+
+def test_settings_that_differ_are_named_by_run(page):
     (protocols,) = page.row("made-runs", "protocol")
     assert protocols == (
         "hmc: patient; hierarchical: patient; multiscale: patient; resnet50: patient; "
         "hmc-image: image; hmc-leaky: leaky"
     )
-    assert "44 of the 44 items" in page.text
-    assert "27 of the 27 items" in page.text
+
+
+def test_an_interval_without_width_is_said_not_to_be_certainty(write, page):
+    assert "see exact_intervals" not in page.text
+    study = tiny_study(1, leak=False)
+    study["runs"][0]["metrics"]["pooled"]["intervals"]["accuracy"] = [0.5, 0.5]
+    assert "not from certainty: see exact_intervals" in StudyPage(write(study, [], {})).text
 
 
 @pytest.mark.parametrize(

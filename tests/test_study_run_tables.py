@@ -2,7 +2,8 @@
 
 import pytest
 
-from study_cells import full_tables, records
+from hmc_fast.evaluation.study_run_tables import complexity_table
+from study_cells import full_study, full_tables, records
 
 
 @pytest.fixture
@@ -15,6 +16,19 @@ def test_the_honest_run_of_the_leak_study_is_counted_once(tables):
     assert names == [
         "hmc", "hierarchical", "multiscale", "resnet50", "hmc-image", "hmc-leaky",
     ]  # fmt: skip
+
+
+def test_the_gammas_of_the_leak_study_have_no_verdict(tables):
+    assert {row[0] for row in tables["gamma"].rows} > {"hmc-image", "hmc-leaky"}
+    names = [note.split(":")[0] for note in tables["gamma"].notes]
+    assert names == ["hmc", "hierarchical", "multiscale"]
+
+
+def test_times_name_their_machine_and_are_no_benchmark(tables):
+    assert "measured on this machine at batch 1" in tables["table2_complexity"].notes[0]
+    named = complexity_table(full_study() | {"timing_machine": "A CPU, 2 threads"})
+    assert "measured on A CPU, 2 threads at batch 1" in named.notes[0]
+    assert "Other jobs may have run beside" in tables["training"].notes[0]
 
 
 def test_ratios_of_size_are_of_one_side_each(tables):

@@ -3,7 +3,7 @@
 Where a part of an answer is not the software's to know, the sentence ends with AUTHOR's words.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -104,7 +104,7 @@ def _model(study: Mapping[str, Any]) -> dict[str, str]:
         "goal": f"development and internal evaluation of {counted(len(variants), 'network')}; "
         f"the aim behind it: {AUTHOR}",
         "architecture": "; ".join(sizes) or AUTHOR,
-        "software": _software(study["environment"]),
+        "software": _software([*study["runs"], *study["leak"]]),
         "initial": f"ResNet backbones from {weights}"
         if weights
         else "random, by the seed; no pretraining",
@@ -119,12 +119,17 @@ def _model(study: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _software(environment: Mapping[str, Any]) -> str:
-    versions = {"hmc-fast": environment.get("hmc_fast"), "Python": environment.get("python")}
-    versions |= environment.get("packages", {})
-    named = [f"{name} {version}" for name, version in versions.items() if version]
-    commit = environment.get("commit")
-    return ", ".join([*named, *([f"commit {commit}"] if commit else [])]) or AUTHOR
+def _software(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Every version and commit that a run was made with."""
+    found: dict[str, dict[str, None]] = {}
+    for environment in (run["environment"] for run in runs):
+        versions = {"hmc-fast": environment.get("hmc_fast"), "Python": environment.get("python")}
+        versions |= environment.get("packages", {})
+        versions |= {"commit": environment.get("commit")}
+        for name, version in versions.items():
+            if version:
+                found.setdefault(name, {})[version] = None
+    return ", ".join(f"{name} {' and '.join(each)}" for name, each in found.items()) or AUTHOR
 
 
 def _training(study: Mapping[str, Any]) -> dict[str, str]:

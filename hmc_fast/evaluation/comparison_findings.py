@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hmc_fast.evaluation.report.wording import interval, number, percent
+from hmc_fast.evaluation.report.wording import ROUNDING, interval, number, percent
 from hmc_fast.evaluation.study_comparisons import (
     FIRST_METRICS,
     LEVEL,
@@ -45,22 +45,20 @@ def leak_sentences(study: Study) -> list[str]:
     for protocol, by_metric in leak_differences(study).items():
         row, pooled = by_metric[MAIN], runs[protocol]["metrics"]["pooled"]
         value, honest = pooled[MAIN], runs["patient"]["metrics"]["pooled"][MAIN]
-        chance = "" if row["p_holm"] < 1 - LEVEL else ", which chance alone can give"
+        plain = row["p_holm"] < 1 - LEVEL or _rounds_to_nothing(row["difference"])
+        chance = "" if plain else ", which chance alone can give"
         sentences.append(
             f"With {BOTH_SIDES[protocol]} on both sides of the split the balanced accuracy of "
             f"{runs[protocol]['variant']} is {number(value)} instead of {number(honest)}, "
-            f"{_signed(row['difference'])} ({_level()} interval of the difference "
-            f"{interval(row['interval'])}, {p_text(row['p_holm'])}){chance}: this is not an "
-            "estimate of anything."
+            f"{_signed(row['difference'])} ({_spread(row['interval'], ' of the difference')}, "
+            f"{p_text(row['p_holm'])}){chance}: this is not an estimate of anything."
         )
     return sentences
 
 
 def with_interval(value: float | None, ends: Sequence[float] | None) -> str:
     """'0.842 (95 % interval 0.758 to 0.908)'."""
-    if ends is None:
-        return number(value)
-    return f"{number(value)} ({_level()} interval {interval(ends)})"
+    return number(value) if ends is None else f"{number(value)} ({_spread(ends)})"
 
 
 def p_text(p_value: float) -> str:
@@ -114,10 +112,19 @@ def _other_metrics(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"Told apart are {' and '.join(found)}; the intervals stand in the table."]
 
 
+def _spread(ends: Sequence[float], of_what: str = "") -> str:
+    """The interval; one without width is no certainty, so it is not called an interval."""
+    if ends[1] - ends[0] <= ROUNDING:
+        return "every draw of patients gives the same"
+    return f"{percent(LEVEL)} interval{of_what} {interval(ends)}"
+
+
+def _rounds_to_nothing(difference: float) -> bool:
+    return number(abs(difference)) == number(0)
+
+
 def _signed(difference: float) -> str:
+    if _rounds_to_nothing(difference):
+        return "no difference"
     direction = "more" if difference > 0 else "less"
     return f"{number(abs(difference))} {direction}"
-
-
-def _level() -> str:
-    return percent(LEVEL)

@@ -4,7 +4,7 @@ A model leads another on one ground alone: the difference on the same patients, 
 and Holm's adjustment (`study_comparisons`). Ranks over the folds stand beside it, with their power.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from hmc_fast.evaluation import paper
 from hmc_fast.evaluation.comparison_findings import (
@@ -13,9 +13,14 @@ from hmc_fast.evaluation.comparison_findings import (
     p_text,
     with_interval,
 )
-from hmc_fast.evaluation.metrics import mean_of
 from hmc_fast.evaluation.power import power_sentence
-from hmc_fast.evaluation.report.wording import ROUNDING, gamma_sentence, number
+from hmc_fast.evaluation.report.wording import (
+    ABSENT,
+    ROUNDING,
+    gamma_sentence,
+    number,
+    only_class,
+)
 from hmc_fast.evaluation.statistics import (
     average_ranks,
     critical_difference,
@@ -50,8 +55,12 @@ def majority_sentences(runs: Sequence[Run]) -> list[str]:
     chance = majority["balanced_accuracy"]
     above: list[str] = []
     others: list[str] = []
+    constant: list[str] = []
     for run in runs:
         pooled = run["metrics"]["pooled"]
+        if name := only_class(pooled):
+            constant.append(_one_class(run["name"], name, pooled["balanced_accuracy"]))
+            continue
         ends = pooled["intervals"]["balanced_accuracy"]
         text = f"{run['name']} {with_interval(pooled['balanced_accuracy'], ends)}"
         (above if ends[0] > chance + ROUNDING else others).append(text)
@@ -64,7 +73,15 @@ def majority_sentences(runs: Sequence[Run]) -> list[str]:
             f"No more than {always} is shown, as the interval does not lie above it, by: "
             f"{', '.join(others)}."
         )
-    return sentences
+    return [*sentences, *constant]
+
+
+def _one_class(model: str, name: str, balanced_accuracy: float) -> str:
+    """Of a model whose interval has no width: every draw of patients gives the same."""
+    return (
+        f"{model} predicts “{name}” for every image (balanced accuracy "
+        f"{number(balanced_accuracy)}): no more than that is shown."
+    )
 
 
 def attention_sentence(run: Run) -> str:
@@ -74,11 +91,16 @@ def attention_sentence(run: Run) -> str:
     if not verdict:
         return ""
     blocks = dict.fromkeys(block for fold in per_fold for block in fold["gamma"])
-    means = [
-        f"{block} {number(mean_of(fold['gamma'].get(block) for fold in per_fold), 4)}"
-        for block in blocks
-    ]
-    return f"Gamma of {run['name']}, means over the folds: {', '.join(means)}. {verdict}"
+    spans = [f"{block} {_span(fold['gamma'].get(block) for fold in per_fold)}" for block in blocks]
+    return f"Gamma of {run['name']}, lowest to highest fold: {', '.join(spans)}. {verdict}"
+
+
+def _span(values: Iterable[float | None]) -> str:
+    """'-0.4000 to 0.4000': a mean of both signs would look like no attention."""
+    found = [value for value in values if value is not None]
+    if not found:
+        return ABSENT
+    return " to ".join(dict.fromkeys((number(min(found), 4), number(max(found), 4))))
 
 
 def rank_sentences(models: RankSet) -> list[str]:
@@ -113,21 +135,23 @@ def localisation_sentences(study: Study) -> list[str]:
     if explanations is None:
         return []
     rows = [row for row in explanations["table"] if row["figure"] == "iou" and row["bound"]]
-    bounds = {row["layer"]: row["bound"] for row in rows}
+    bounds = {row["layer"]: (row["bound"], _films(row)) for row in rows}
     sentences = []
-    for layer, bound in bounds.items():
+    for layer, (bound, films) in bounds.items():
         values = [
-            f"{row['method']} {with_interval(row['mean'], _ends(row))}"
+            f"{row['method']} {with_interval(row['mean'], _ends(row))} "
+            f"({row['images']} of {counted(_films(row), 'film')})"
             for row in rows
             if row["layer"] == layer and row["mean"] is not None
         ]
         sentences.append(
             f"Mean IoU of the maps of {explanations['variant']} at {layer}: "
             f"{', '.join(values) or 'undefined'}; no map of so few cells can pass {number(bound)} "
-            "on these masks."
+            f"on {paper.these_masks(films)}."
         )
     if _like_the_papers(study) and paper.LAYER in bounds:
-        sentences += _above(bounds[paper.LAYER])
+        above = paper.above_bound(*bounds[paper.LAYER])
+        sentences += [f"The {above}."] if above else []
     return sentences
 
 
@@ -137,14 +161,9 @@ def _like_the_papers(study: Study) -> bool:
     return study["dataset"]["mias"] and sizes == {paper.PIXELS}
 
 
-def _above(bound: float) -> list[str]:
-    above = [f"{iou} ({name})" for name, iou in paper.TABLE_6.items() if iou > bound]
-    if not above:
-        return []
-    return [
-        f"The paper's Table 6 has {', '.join(above)}, above this bound: it cannot be the IoU of "
-        "whole images at half the maximum."
-    ]
+def _films(row: Study) -> int:
+    """All films of a row: each has a lesion, and so a mask that the bound is of."""
+    return row["images"] + row["left_out"]
 
 
 def _ends(row: Study) -> list[float] | None:

@@ -37,7 +37,7 @@ def reliability_diagram(models: Mapping[str, Mapping[str, Any]]) -> StudyFigure:
                 x, [row["n"] for row in bins], **line_style(index), marker=marker, markersize=4
             )
             chance = found["ece_by_chance"]["mean"]
-            names.append(f"{short(name)}: ECE {found['ece']:.3f} (chance {chance:.3f})")
+            names.append(f"{short(name)}: ECE {found['ece']:.3f} (if calibrated {chance:.3f})")
             rows += [[name, *row.values()] for row in bins]
         above.set(ylabel="share right", ylim=(-0.02, 1.02), xlim=(-0.02, 1.02))
         below.set(xlabel="probability of the predicted class", ylabel="images")

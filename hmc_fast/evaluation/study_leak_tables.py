@@ -22,7 +22,7 @@ BOTH_SIDES = {
     "leaky": "augmented copies of the test images",
 }
 LABELS = {
-    "patient": "an estimate for new patients",
+    "patient": "an estimate for new patients of the same kind",
     "image": "image: not an estimate of anything",
     "leaky": "leaky: not an estimate of anything",
 }

@@ -14,6 +14,7 @@ from hmc_fast.evaluation.study_table import StudyTable
 
 TABLE_4 = ("precision", "sensitivity", "specificity", "f1")
 PAPER_COLUMNS = ["paper", "paper sd"]
+PAPER_NOTE = f"Columns of the paper: {paper.SOURCE}. {paper.MISSING}"
 DIGITS = 4  # the paper's standard deviations are of 0.0005
 
 
@@ -29,7 +30,7 @@ def accuracy_table(study: Study) -> StudyTable:
         "Table 3. Accuracy over the test folds",
         header,
         [*rows, _majority_row(runs[0], folds)],
-        [*_interval_notes(study), *_paper_notes(study), _resolution(runs[0])],
+        [*_interval_notes(study), PAPER_NOTE, _resolution(runs[0])],
         DIGITS,
     )
 
@@ -52,7 +53,7 @@ def macro_table(study: Study) -> StudyTable:
             "Unweighted means over the classes, one against the rest; sensitivity is then the "
             "balanced accuracy.",
             *_interval_notes(study),
-            *_paper_notes(study),
+            PAPER_NOTE,
         ],
         DIGITS,
     )
@@ -78,7 +79,7 @@ def auc_table(study: Study) -> StudyTable:
             "Pooled areas compare probabilities of different folds' networks, which need not be on "
             "one scale; the mean is over the areas within each fold.",
             *_interval_notes(study),
-            *_paper_notes(study),
+            PAPER_NOTE,
         ],
         DIGITS,
     )
@@ -161,11 +162,6 @@ def _mean_and_sd(values: Sequence[float | None]) -> list[float | None]:
 
 def _interval_notes(study: Study) -> list[str]:
     return [interval_note(study["runs"][0]["metrics"])]
-
-
-def _paper_notes(study: Study) -> list[str]:
-    other = [] if study["dataset"]["mias"] else [paper.OTHER_DATA]
-    return [f"Columns of the paper: {paper.SOURCE}. {paper.MISSING}", *other]
 
 
 def _resolution(run: Run) -> str:

@@ -152,8 +152,10 @@ def calibration_table(study: Study) -> StudyTable:
         rows,
         [
             "Brier score 0 to 2, lower is better; skill 1 is perfect, 0 as good as always giving "
-            "the shares of the classes, below 0 worse. An ECE below what chance gives the same "
-            "probabilities shows no miscalibration."
+            "the shares of the classes, below 0 worse. In small samples the ECE is biased upward: "
+            "calibrated predictions with the same probabilities have the ECE by chance, not 0, and "
+            "the interval lies too high as well. An ECE below that by chance does not show "
+            "miscalibration."
         ],
     )
 

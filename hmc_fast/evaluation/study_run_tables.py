@@ -31,6 +31,7 @@ def complexity_table(study: Study) -> StudyTable | str:
     if not found:
         return "Table 2 (size and speed): nothing was counted."
     rows = [[name, *_size(one), *_printed_size(name)] for name, one in found.items()]
+    machine = study.get("timing_machine") or "this machine"
     if {"hmc", "resnet50"} <= found.keys():
         rows.append(_ratio_row(found))
     return StudyTable(
@@ -40,7 +41,7 @@ def complexity_table(study: Study) -> StudyTable | str:
         rows,
         [
             "Counted for one image of the paper's 224 x 224 pixels: convolutions, linear layers "
-            "and the attention products; 1 MAC is 2 FLOP. ms: measured on this machine at batch 1, "
+            f"and the attention products; 1 MAC is 2 FLOP. ms: measured on {machine} at batch 1, "
             "the network as it is in float32 and optimised for inference, empty where not "
             "measured; the paper's are of its own machine.",
             f"Columns of the paper: {paper.SOURCE}, Table 2; other models are not in it.",
@@ -80,7 +81,8 @@ def gamma_table(study: Study) -> StudyTable | str:
         [run["name"], fold["fold"], *(fold["gamma"].get(block) for block in blocks)]
         for run, fold in found
     ]
-    sentences = [(run["name"], gamma_sentence(run["metrics"]["per_fold"])) for run in runs]
+    # without the leak study's: no variant is compared there
+    sentences = [(run["name"], gamma_sentence(run["metrics"]["per_fold"])) for run in study["runs"]]
     return StudyTable(
         "gamma",
         "Gamma of each attention block: 0 switches it off",
@@ -105,7 +107,10 @@ def training_table(study: Study) -> StudyTable:
         "Training",
         ["model", "protocol", "folds", "steps a fold", "images seen", "training s", "images/s"],
         rows,
-        ["Seconds of steps, without evaluations and checkpoints; all folds together."],
+        [
+            "Seconds of steps, without evaluations and checkpoints; all folds together. Other jobs "
+            "may have run beside: this is no benchmark."
+        ],
         digits=1,
     )
 

@@ -1,7 +1,9 @@
 """All tables of a study, in the order of the page, and why some are missing."""
 
+from hmc_fast.evaluation import paper
 from hmc_fast.evaluation.literature import literature_table
 from hmc_fast.evaluation.paper_against_itself import paper_against_itself
+from hmc_fast.evaluation.report.study_wording import budget
 from hmc_fast.evaluation.study_comparisons import model_pairs
 from hmc_fast.evaluation.study_leak_tables import leak_difference_table, leak_table
 from hmc_fast.evaluation.study_metric_tables import (
@@ -34,7 +36,8 @@ from hmc_fast.evaluation.study_run_tables import (
     training_table,
 )
 from hmc_fast.evaluation.study_runs import RankSet, Study, fold_scores, rank_sets
-from hmc_fast.evaluation.study_table import StudyTable
+from hmc_fast.evaluation.study_table import StudyTable, is_paper
+from hmc_fast.sentences import counted
 
 Made = StudyTable | str  # or the sentence that says why there is none
 
@@ -44,12 +47,29 @@ def all_tables(study: Study) -> list[StudyTable]:
 
     Raises ValueError: no run, or runs that have not predicted the same images.
     """
-    return [made for made in _everything(study) if isinstance(made, StudyTable)]
+    made = [table for table in _everything(study) if isinstance(table, StudyTable)]
+    note = _paper_note(study)
+    return [
+        table._replace(notes=[*table.notes, note]) if _has_both(table) else table for table in made
+    ]
 
 
 def left_out_tables(study: Study) -> list[str]:
     """A sentence for each table that this study cannot have."""
     return list(dict.fromkeys(made for made in _everything(study) if isinstance(made, str)))
+
+
+def _has_both(table: StudyTable) -> bool:
+    """Whether columns of the paper stand beside ours."""
+    return not table.all_paper and any(map(is_paper, table.header))
+
+
+def _paper_note(study: Study) -> str:
+    """What the paper's figures and this study's are of."""
+    dataset = study["dataset"]
+    images = counted(dataset["images"], "image")
+    other = "" if dataset["mias"] else f" {paper.OTHER_DATA}"
+    return f"{paper.SETTING}; ours are of {images} of {dataset['name']}: {budget(study)}.{other}"
 
 
 def _everything(study: Study) -> list[Made]:

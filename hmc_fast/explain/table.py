@@ -8,6 +8,8 @@ import numpy as np
 
 from hmc_fast.evaluation.intervals import patient_weights
 from hmc_fast.evaluation.paper import TABLE_6 as PAPER_IOU
+from hmc_fast.evaluation.paper import above_bound, these_masks
+from hmc_fast.evaluation.report.wording import ROUNDING
 from hmc_fast.explain.bound import fitted_iou, highest_iou, smallest_region
 from hmc_fast.explain.localisation import mean_of
 
@@ -17,6 +19,7 @@ COLUMNS = (
 )  # fmt: skip
 RESAMPLES = 2000
 LEVEL = 0.95
+FEWEST_PATIENTS = 10  # that an interval is given of
 
 
 class Bound(NamedTuple):
@@ -80,23 +83,19 @@ def interval(
     """The percentile interval (95 %) of the mean of the defined values over draws of whole
     patients, within their worst class (evaluation/intervals.py).
 
-    values, labels (n,), patients: of one image each. (None, None) where no class has two patients
-    with a defined value, as nothing could then be drawn differently.
+    values, labels (n,), patients: of one image each. (None, None) for fewer than FEWEST_PATIENTS
+    with a defined value, whose draws are too much alike, and where every draw gives the same.
     """
     defined = np.array([value is not None for value in values], bool)
-    worst: dict[str, int] = {}
-    for patient, label, there in zip(patients, labels, defined, strict=True):
-        if there:
-            worst[patient] = max(label, worst.get(patient, 0))
-    if len(set(worst.values())) == len(worst):
-        return None, None
     numbers = np.array([value for value in values if value is not None])
     chosen = [patient for patient, there in zip(patients, defined, strict=True) if there]
+    if len(set(chosen)) < FEWEST_PATIENTS:
+        return None, None
     strata = np.asarray(labels)[defined]
     draws = patient_weights(strata, chosen, resamples=RESAMPLES, seed=0)
     means = [weights @ numbers / weights.sum(axis=1) for weights in draws]
     low, high = np.quantile(np.concatenate(means), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+    return (float(low), float(high)) if high - low > ROUNDING else (None, None)
 
 
 def table_lines(rows: Sequence[Mapping[str, Any]], bounds: Mapping[str, Bound]) -> list[str]:
@@ -105,27 +104,23 @@ def table_lines(rows: Sequence[Mapping[str, Any]], bounds: Mapping[str, Bound]) 
     for method, layer in dict.fromkeys((row["method"], row["layer"]) for row in rows):
         own = [row for row in rows if (row["method"], row["layer"]) == (method, layer)]
         lines.append(f"{method}, {layer}: {'; '.join(_words(row) for row in own)}")
+    if any(row["mean"] is not None and row["low"] is None for row in rows):
+        lines.append(
+            f"a mean of fewer than {FEWEST_PATIENTS} patients, or that is the same in every draw "
+            "of patients, has no interval"
+        )
     for layer, bound in bounds.items():
         height, width = bound.cells
         lines.append(
             f"{layer} has {height} x {width} cells: its smallest region has {bound.smallest} "
-            f"pixels, the median of these {bound.masks} masks {bound.median:.0f}. No map of so "
+            f"pixels, the median of {these_masks(bound.masks)} {bound.median:.0f}. No map of so "
             "many cells, upsampled after its ReLU, can pass a mean IoU of "
             f"{bound.highest:.2f} on them; maps fitted to each mask reach {bound.fitted:.2f}"
         )
-        lines += _above(rows, layer, bound)
+        given = any(row["paper"] for row in rows if row["layer"] == layer)
+        if given and (above := above_bound(bound.highest, bound.masks)):
+            lines.append(f"the {above}")
     return lines
-
-
-def _above(rows: Sequence[Mapping[str, Any]], layer: str, bound: Bound) -> list[str]:
-    """The sentence about the paper's figures, where they are above the bound."""
-    given = [row["paper"] for row in rows if row["layer"] == layer and row["paper"]]
-    if not given or min(given) <= bound.highest:
-        return []
-    return [
-        "the paper's Table 6 has 0.62 (Grad-CAM), 0.65 (Grad-CAM++) and 0.68 (Score-CAM), above "
-        "this bound: it cannot be the IoU of whole images at half the maximum"
-    ]
 
 
 def _words(row: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from hmc_fast.evaluation.checklists import ITEMS, SOURCES, checklist
 from hmc_fast.evaluation.report.study_cells import ALWAYS
 from hmc_fast.evaluation.report.tables import settings_table
-from hmc_fast.evaluation.report.wording import percent
+from hmc_fast.evaluation.report.wording import ROUNDING, percent
 from hmc_fast.evaluation.study_table import StudyTable
 
 HEADLINE = {"balanced_accuracy": "balanced accuracy", "accuracy": "accuracy", "auc": "AUC"}
@@ -46,7 +46,17 @@ def headline(runs: Sequence[Mapping[str, Any]]) -> StudyTable:
         f"{metrics['pooled']['bootstrap']['resamples']} draws of whole patients with the trained "
         "models held fixed. Files: metrics.json and predictions.csv in the folder of each run."
     ]
+    if any(_without_width(run["metrics"]["pooled"]["intervals"]) for run in runs):
+        notes.append(
+            "An interval without width comes from predictions without variation, not from "
+            "certainty: see exact_intervals."
+        )
     return StudyTable("headline", "Every model in three figures", header, rows, notes)
+
+
+def _without_width(intervals: Mapping[str, Sequence[float] | None]) -> bool:
+    ends = [found for metric in HEADLINE if (found := intervals[metric])]
+    return any(high - low <= ROUNDING for low, high in ends)
 
 
 def made_tables(study: Mapping[str, Any]) -> list[Made]:
@@ -55,16 +65,28 @@ def made_tables(study: Mapping[str, Any]) -> list[Made]:
     return [
         _settings("made-study", "Settings of the study (study.json)", study["config"]),
         _settings("made-runs", "Settings of the runs (config.json)", shared_settings(runs)),
-        _settings("made-machine", "Machine and versions (env.json)", study["environment"]),
+        _settings("made-machine", "Machine and versions (env.json)", shared_machine(runs)),
     ]
 
 
 def shared_settings(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Every setting of the runs: its value where all have the same, else each run's in words."""
-    names = dict.fromkeys(name for run in runs for name in run["config"] if name not in OF_A_RUN)
+    found = _shared({run["name"]: run["config"] for run in runs})
+    return {name: value for name, value in found.items() if name not in OF_A_RUN}
+
+
+def shared_machine(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """As `shared_settings`, of env.json: a study may go on elsewhere, or with another commit. What
+    is nested is named with dots."""
+    tables = {run["name"]: settings_table("", run["environment"]).rows for run in runs}
+    return _shared({run: {row[0]: row[1] for row in rows} for run, rows in tables.items()})
+
+
+def _shared(of_run: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """{name: its value, or each run's in words where they differ}."""
     found: dict[str, Any] = {}
-    for name in names:
-        values = {run["name"]: run["config"].get(name) for run in runs}
+    for name in dict.fromkeys(name for values in of_run.values() for name in values):
+        values = {run: own.get(name) for run, own in of_run.items()}
         first, *others = values.values()
         each = "; ".join(f"{run}: {value}" for run, value in values.items())
         found[name] = first if all(value == first for value in others) else each

@@ -78,7 +78,8 @@ def verdict(metrics: Mapping[str, Any]) -> str:
     )
     if pooled["balanced_accuracy"] > chance + ROUNDING:
         return f"{sentence} by any margin that {counted(pooled['patients'], 'patient')} can show."
-    return f"{sentence}.{_one_class_only(pooled)}"
+    name = only_class(pooled)
+    return f"{sentence}." + (f" It predicts “{name}” for every image." if name else "")
 
 
 def interval_note(metrics: Mapping[str, Any]) -> str:
@@ -135,7 +136,8 @@ def alternatives(run: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _one_class_only(pooled: Mapping[str, Any]) -> str:
+def only_class(pooled: Mapping[str, Any]) -> str | None:
+    """The class that is predicted for every image; None where more than one is."""
     columns = [sum(column) for column in zip(*pooled["confusion"], strict=True)]
     predicted = [name for name, n in zip(pooled["per_class"], columns, strict=True) if n]
-    return f" It predicts “{predicted[0]}” for every image." if len(predicted) == 1 else ""
+    return predicted[0] if len(predicted) == 1 else None
