@@ -122,9 +122,21 @@ def settings(study: Path) -> dict[str, Any]:
         "its budget, where it has its own": budget(values, "leak_"),
         "machine": hardware(environment).removeprefix("on "),
         "versions": f"torch {environment['packages']['torch']}, hmc-fast "
-        f"{environment['hmc_fast']}, commit {(environment['commit'] or 'unknown')[:SHORT]}",
+        f"{environment['hmc_fast']}",
+        "commits of the runs": commits(study),
         "commands": "; ".join(dict.fromkeys(map(public, commands))),
     }
+
+
+def commits(study: Path) -> str:
+    """Which run was trained by which commit: 'abc: hmc, resnet50; def: hmc-leaky'."""
+    runs: dict[str, list[str]] = {}
+    for path in sorted((study / "runs").glob("*/env.json")):
+        commit = json_of(path)["commit"] or "unknown"
+        changed = "-dirty" if commit.endswith("-dirty") else ""
+        name = commit.removesuffix("-dirty")[:SHORT] + changed
+        runs.setdefault(name, []).append(path.parent.name)
+    return "; ".join(f"{commit}: {', '.join(names)}" for commit, names in runs.items())
 
 
 def kind(data: str) -> str:
