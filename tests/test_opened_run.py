@@ -11,21 +11,13 @@ from hmc_fast.data.dataset import pixel_hash
 from hmc_fast.data.images import read_image
 from hmc_fast.errors import InputError
 from hmc_fast.training.opened_run import check_images, open_images, open_run, protocol_note
-from tiny import flags, make_folder, run, skip_pages, table, use_tiny_network
+from tiny import finished_run, table
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory) -> Path:
     """data/ and a finished run of two folds on it in run/."""
-    root = tmp_path_factory.mktemp("opened")
-    make_folder(root / "data")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HMC_FAST_CACHE", str(root / "cache"))
-        patch.chdir(root)
-        use_tiny_network(patch)
-        skip_pages(patch)
-        assert run("train", "--data", "data", *flags(out="run", seed=3), "--quiet") == 0
-    return root
+    return finished_run(tmp_path_factory.mktemp("opened"), seed=3)
 
 
 @pytest.fixture

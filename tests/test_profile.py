@@ -16,6 +16,7 @@ from hmc_fast.profiling.counts import Counts
 from tiny import (
     CLASSES,
     assert_refused,
+    finished_run,
     flags,
     make_folder,
     run,
@@ -43,15 +44,7 @@ COUNTS = ["--counts-only", "--variant", "resnet50", "--image-size", 64, "--devic
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory) -> Path:
     """data/ and a finished run of two folds on it in run/."""
-    root = tmp_path_factory.mktemp("profile")
-    make_folder(root / "data")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HMC_FAST_CACHE", str(root / "cache"))
-        patch.chdir(root)
-        use_tiny_network(patch)
-        skip_pages(patch)
-        assert run("train", "--data", "data", *flags(out="run"), "--quiet") == 0
-    return root
+    return finished_run(tmp_path_factory.mktemp("profile"))
 
 
 @pytest.fixture

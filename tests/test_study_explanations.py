@@ -18,7 +18,7 @@ from hmc_fast.explain.table import COLUMNS
 from hmc_fast.study import explanations
 from hmc_fast.study.explanations import explain_run, explanations_again
 from hmc_fast.training import run_data
-from tiny import CLASSES, contents, flags, make_folder, run, skip_pages, table, use_tiny_network
+from tiny import CLASSES, contents, finished_run, table, use_tiny_network
 from tiny_lesions import mask_of, with_masks
 
 CPU, LAYER, OUT = torch.device("cpu"), "2", Path("out")
@@ -28,15 +28,7 @@ METHODS = ("grad-cam", "grad-cam++", "score-cam")
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory) -> Path:
     """data/ and a finished run of two folds on it in run/."""
-    root = tmp_path_factory.mktemp("explanations")
-    make_folder(root / "data")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HMC_FAST_CACHE", str(root / "cache"))
-        patch.chdir(root)
-        use_tiny_network(patch)
-        skip_pages(patch)
-        assert run("train", "--data", "data", *flags(out="run", lr=0.1), "--quiet") == 0
-    return root
+    return finished_run(tmp_path_factory.mktemp("explanations"), lr=0.1)
 
 
 @pytest.fixture

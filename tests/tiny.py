@@ -86,6 +86,18 @@ def use_tiny_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "create_model", lambda variant, classes, **_: tiny_layers(classes))
 
 
+def finished_run(root: Path, **settings: object) -> Path:
+    """`root` with data/ and a run of two folds on it in run/, without pages."""
+    make_folder(root / "data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HMC_FAST_CACHE", str(root / "cache"))
+        patch.chdir(root)
+        use_tiny_network(patch)
+        skip_pages(patch)
+        assert run("train", "--data", "data", *flags(out="run", **settings), "--quiet") == 0
+    return root
+
+
 def skip_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run draws no figures and writes an empty report: they take longer than all the rest."""
     monkeypatch.setattr(results, "run_figures", lambda page: {})
