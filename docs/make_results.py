@@ -121,8 +121,7 @@ def settings(study: Path) -> dict[str, Any]:
         "network of the leak study": values["leak_variant"],
         "its budget, where it has its own": budget(values, "leak_"),
         "machine": hardware(environment).removeprefix("on "),
-        "versions": f"torch {environment['packages']['torch']}, hmc-fast "
-        f"{environment['hmc_fast']}",
+        "versions": f"torch {environment['packages']['torch']}, hmc-fast {environment['hmc_fast']}",
         "commits of the runs": commits(study),
         "commands": "; ".join(dict.fromkeys(map(public, commands))),
     }

@@ -94,6 +94,7 @@ def test_figures_of_one_run_are_of_hmc_and_say_so(first):
     assert column(drawn["fig7_confusion"], "images") == np.ravel(found["confusion"]).tolist()
 
 
+@pytest.mark.slow
 def test_the_same_study_gives_the_same_bytes(tmp_path):
     written = []
     for place in ("first", "second"):

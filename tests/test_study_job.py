@@ -127,6 +127,7 @@ def test_a_study_that_was_stopped_anywhere_gives_the_same_report(study, tmp_path
     assert {".png", ".pdf", ".csv"} == {p.suffix for p in (tmp_path / "broken/figures").iterdir()}
 
 
+@pytest.mark.slow
 def test_a_finished_study_trains_nothing_again(study, tmp_path, monkeypatch):
     study()
     before = page(tmp_path / "study")
@@ -135,6 +136,7 @@ def test_a_finished_study_trains_nothing_again(study, tmp_path, monkeypatch):
     assert page(tmp_path / "study") == before
 
 
+@pytest.mark.slow
 def test_a_network_can_be_added_later(study, tmp_path):
     study(study={"variants": "hmc", "leak_variant": "none"})
     study(study={"variants": "hmc,multiscale"})

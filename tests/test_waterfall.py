@@ -70,6 +70,7 @@ def test_a_step_that_changes_the_result_shows(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("small")
+@pytest.mark.slow
 def test_images_of_a_folder_are_compared_too(tmp_path, make_mias):
     films = make_mias(*(f"mdb{n:03d} G NORM" for n in range(1, 9)))
     rows = run(tmp_path / "out", "--batch", "4", "--data", f"mias:{films}")
