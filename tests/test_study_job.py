@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from hmc_fast.errors import InputError
 from hmc_fast.evaluation.study_figure_set import study_figures_of
@@ -215,7 +216,8 @@ def start(rank: int, world: int, root: Path) -> subprocess.Popen:
     here = str(Path(__file__).parent)
     ranks = {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
     paths = os.pathsep.join([str(Path(here).parent), os.environ.get("PYTHONPATH", "")])
-    environment = os.environ | ranks | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # as here: sums keep their order
+    environment = os.environ | ranks | threads | {"PYTHONPATH": paths}
     return subprocess.Popen(
         [sys.executable, "-c", WORKER.format(tests=here)], cwd=root, env=environment
     )
