@@ -69,3 +69,27 @@ def make_mias(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path
 
     return make
+
+
+@pytest.fixture
+def quick_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few draws, deals and simulations in a study's tables."""
+    from study_cells import quick
+
+    quick(monkeypatch)
+
+
+@pytest.fixture
+def study() -> dict:
+    """A full made-up study; nobody changes it."""
+    from study_cells import full_study
+
+    return full_study()
+
+
+@pytest.fixture
+def tables() -> dict:
+    """{name: table} of `study`."""
+    from study_cells import full_tables
+
+    return full_tables()

@@ -6,23 +6,10 @@ from sklearn.metrics import roc_auc_score
 
 from hmc_fast.evaluation import study_metric_tables, study_rank_tables
 from hmc_fast.evaluation.study_runs import rank_sets
-from study_cells import accuracies, balanced, column, full_study, full_tables, quick, records
+from study_cells import accuracies, balanced, column, records
 from tiny_study import tiny_study
 
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    quick(monkeypatch)
-
-
-@pytest.fixture
-def study():
-    return full_study()
-
-
-@pytest.fixture
-def tables():
-    return full_tables()
+pytestmark = pytest.mark.usefixtures("quick_statistics")
 
 
 def test_table_3_is_the_accuracy_of_the_folds_by_hand(study, tables):

@@ -3,23 +3,10 @@
 import pytest
 
 from hmc_fast.evaluation import study_comparisons, study_patient_tables
-from study_cells import balanced, column, full_study, full_tables, quick, records
+from study_cells import balanced, column, records
 from tiny_study import tiny_study
 
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    quick(monkeypatch)
-
-
-@pytest.fixture
-def study():
-    return full_study()
-
-
-@pytest.fixture
-def tables():
-    return full_tables()
+pytestmark = pytest.mark.usefixtures("quick_statistics")
 
 
 def pair_rows(study):

@@ -10,23 +10,10 @@ from scipy.stats import friedmanchisquare, ttest_rel
 from hmc_fast.evaluation import study_rank_tables
 from hmc_fast.evaluation.study_runs import rank_sets
 from hmc_fast.evaluation.study_table import is_paper
-from study_cells import accuracies, column, full_study, full_tables, quick, records
+from study_cells import accuracies, column, records
 from tiny_study import tiny_study
 
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    quick(monkeypatch)
-
-
-@pytest.fixture
-def study():
-    return full_study()
-
-
-@pytest.fixture
-def tables():
-    return full_tables()
+pytestmark = pytest.mark.usefixtures("quick_statistics")
 
 
 def test_nemenyi_and_friedman_agree_with_other_libraries(study, tables):

@@ -3,12 +3,7 @@
 import pytest
 
 from hmc_fast.evaluation.study_run_tables import complexity_table
-from study_cells import full_study, full_tables, records
-
-
-@pytest.fixture
-def tables():
-    return full_tables()
+from study_cells import full_study, records
 
 
 def test_the_honest_run_of_the_leak_study_is_counted_once(tables):

@@ -7,23 +7,10 @@ import pytest
 from hmc_fast.evaluation import paper
 from hmc_fast.evaluation.study_table import is_paper, varies
 from hmc_fast.evaluation.study_tables import all_tables, left_out_tables
-from study_cells import column, full_study, full_tables, quick
+from study_cells import column
 from tiny_study import tiny_study
 
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    quick(monkeypatch)
-
-
-@pytest.fixture
-def study():
-    return full_study()
-
-
-@pytest.fixture
-def tables():
-    return full_tables()
+pytestmark = pytest.mark.usefixtures("quick_statistics")
 
 
 @pytest.mark.parametrize(("runs", "classes"), [(1, 2), (2, 4), (3, 3), (7, 3)])

@@ -21,6 +21,11 @@ LEAKS = {
 }
 
 
+def leak_note(protocol: str) -> list[str]:
+    """The sentence about a protocol that leaks, none about the honest one."""
+    return [LEAKS[protocol]] if protocol in LEAKS else []
+
+
 def split_images(dataset: Dataset, folds: int, seed: int, protocol: str) -> np.ndarray:
     """The test fold of every image under a protocol.
 

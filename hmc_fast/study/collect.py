@@ -14,13 +14,12 @@ from hmc_fast.errors import InputError
 from hmc_fast.files import sha256_file
 from hmc_fast.models.saved import DESCRIPTION, WEIGHTS, WEIGHTS_SHA256
 from hmc_fast.training.fold import HISTORY, PREDICTIONS
-from hmc_fast.training.results import METRICS, read_history
+from hmc_fast.training.results import BESIDE, METRICS, predictions_header, read_history
 from hmc_fast.training.run_folder import CONFIG, ENVIRONMENT, FOLDS, IMAGES, read_json
 from hmc_fast.training.study import Cell
 
 RESULTS_AGAIN = f"remove its {METRICS}, and the study makes the results again from its folds"
 FOLD_AGAIN = "remove it, and the study trains this fold again"
-BESIDE = ("image", "patient", "fold", "label", "predicted")  # columns before the probabilities
 
 
 def collect_run(cell: Cell, dataset: Dataset) -> dict[str, Any]:
@@ -69,7 +68,7 @@ def _sound(folder: Path, remedy: str) -> Iterator[None]:
 def _read_predictions(path: Path, dataset: Dataset) -> list[list[str]]:
     with open(path, newline="") as file:
         header, *rows = csv.reader(file)
-    expected = [*BESIDE, *(f"p_{name}" for name in dataset.classes)]
+    expected = predictions_header(dataset.classes)
     if header != expected:
         raise ValueError(f"{path.name} must start with {','.join(expected)}")
     if [row[0] for row in rows] != list(dataset.images):

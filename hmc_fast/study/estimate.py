@@ -11,11 +11,12 @@ import torch
 
 from hmc_fast.errors import InputError
 from hmc_fast.sentences import counted, duration
-from hmc_fast.study.step_times import Build, an_image, seconds_an_image
+from hmc_fast.study.step_times import an_image, seconds_an_image
 from hmc_fast.training.config import TrainConfig
 from hmc_fast.training.fold import EVALUATIONS
 from hmc_fast.training.loop import build_model
-from hmc_fast.training.run_folder import PAGES_BYTES, checkpoint_bytes
+from hmc_fast.training.run_folder import PAGES_BYTES, checkpoint_bytes, nearest_existing
+from hmc_fast.training.session import Build
 
 FORWARD = 1 / 3  # of a training step: an evaluation has no backward pass
 GIB = 2**30
@@ -97,8 +98,7 @@ def check_study_disk(
         default=0,
     )
     needed = models + checkpoints + PAGES_BYTES * (len(planned) + 1)
-    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    free = shutil.disk_usage(nearest).free
+    free = shutil.disk_usage(nearest_existing(folder)).free
     if free < needed:
         folds = counted(sum(run.folds for run in planned), "model")
         raise InputError(

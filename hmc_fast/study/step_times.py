@@ -5,21 +5,20 @@ import dataclasses
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
-from torch import nn
 
 from hmc_fast.data.augment import draw_parameters
 from hmc_fast.profiling.closed_form import closed_form
 from hmc_fast.profiling.timing import milliseconds, on_device
 from hmc_fast.training.config import TrainConfig
+from hmc_fast.training.session import Build
 from hmc_fast.training.step import Trainer, choose_precision
 
 BUDGET_SECONDS = 20.0  # of the timed steps of all networks
 STEPS = 3  # timed, after one that warms up
 TRIAL_BATCH = {"cpu": 8, "cuda": 32}  # images at the most; a larger batch takes its share
-Build = Callable[[TrainConfig], nn.Module]
 
 
 def seconds_an_image(

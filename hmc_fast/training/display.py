@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from tqdm import tqdm
 
-from hmc_fast.data.protocols import LEAKS
+from hmc_fast.data.protocols import leak_note
 from hmc_fast.progress import say
 from hmc_fast.training.batches import BatchPlan
 
@@ -27,9 +27,25 @@ class Shown(Protocol):
 Display = Callable[[int, int, BatchPlan, bool], AbstractContextManager[Shown]]  # fold, folds, quiet
 
 
-class FoldDisplay:
-    """Shows the steps and passes of one fold; a context, so that the bar is closed whatever
-    happens."""
+class Bar:
+    """A bar of tqdm, and a context that closes it whatever happens."""
+
+    bar: tqdm
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.bar.close()
+
+
+class FoldDisplay(Bar):
+    """Shows the steps and passes of one fold."""
 
     def __init__(self, fold: int, folds: int, plan: BatchPlan, quiet: bool) -> None:
         self.title = f"fold {fold + 1}/{folds}"
@@ -40,17 +56,6 @@ class FoldDisplay:
             disable=quiet or not sys.stderr.isatty(),
         )  # fmt: skip
         self.last = time.monotonic()
-
-    def __enter__(self) -> "FoldDisplay":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.bar.close()
 
     def update(self, step: int, row: dict[str, Any] | None) -> None:
         """After a step; `row` is the history row of a pass that has just ended."""
@@ -85,9 +90,8 @@ def headline(metrics: dict[str, Any], folds: int) -> list[str]:
         ends = pooled["intervals"].get(name)
         interval = f" [{ends[0]:.3f}, {ends[1]:.3f}]" if ends else ""
         parts.append(f"{name.replace('_', ' ')} {_number(pooled[name])}{interval}")
-    leak = LEAKS.get(metrics.get("protocol", ""))
     return [
-        *([leak] if leak else []),
+        *leak_note(metrics.get("protocol", "")),
         f"out of fold, {done} of {folds} folds, {pooled['n']} images "
         f"(95 % intervals, patients resampled): {', '.join(parts)}",
         f"always the majority class: balanced accuracy {_number(majority['balanced_accuracy'])}, "

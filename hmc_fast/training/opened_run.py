@@ -9,7 +9,7 @@ from torch import nn
 
 from hmc_fast.data.dataset import Dataset, pixel_hash
 from hmc_fast.data.folds import FoldRow, read_folds, read_rows
-from hmc_fast.data.protocols import LEAKS
+from hmc_fast.data.protocols import leak_note
 from hmc_fast.errors import InputError
 from hmc_fast.models.saved import DESCRIPTION, load_model, read_description, trained_folds
 from hmc_fast.progress import progress
@@ -121,4 +121,4 @@ def check_images(images: RunImages, *, quiet: bool = False) -> None:
 
 def protocol_note(protocol: str) -> list[str]:
     """A sentence for the user of a run's models where its splits leak, else none."""
-    return [f"note: trained with {LEAKS[protocol]}"] if protocol in LEAKS else []
+    return [f"note: trained with {sentence}" for sentence in leak_note(protocol)]

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from hmc_fast.data.augment import augment, draw_parameters
 from hmc_fast.data.dataset import Dataset
-from hmc_fast.data.protocols import LEAKS
+from hmc_fast.data.protocols import LEAKS, leak_note
 from hmc_fast.errors import InputError
 from hmc_fast.evaluation import figures
 from hmc_fast.evaluation.report import run_figures, write_report
@@ -25,6 +25,7 @@ from hmc_fast.training.fold import HISTORY, PREDICTIONS
 from hmc_fast.training.run_folder import CONFIG
 
 METRICS = "metrics.json"
+BESIDE = ("image", "patient", "fold", "label", "predicted")
 SHEET_IMAGES, SHEET_VARIANTS = 6, 5
 
 
@@ -132,9 +133,13 @@ def read_gammas(folder: Path) -> dict[str, float]:
         return {name.removesuffix(".gamma"): weights.get_tensor(name).item() for name in names}
 
 
+def predictions_header(classes: Sequence[str]) -> list[str]:
+    """The columns of a run's predictions.csv: BESIDE, then the probabilities."""
+    return [*BESIDE, *(f"p_{name}" for name in classes)]
+
+
 def _write_predictions(run: Run, chosen: np.ndarray, probabilities: np.ndarray) -> None:
     dataset, classes = run.dataset, run.dataset.classes
-    header = ["image", "patient", "fold", "label", "predicted", *(f"p_{name}" for name in classes)]
     rows = [
         [
             dataset.images[i], dataset.patients[i], int(run.assignment[i]),
@@ -142,7 +147,7 @@ def _write_predictions(run: Run, chosen: np.ndarray, probabilities: np.ndarray) 
         ]
         for i, row in zip(chosen, probabilities, strict=True)
     ]  # fmt: skip
-    write_csv(run.folder / "predictions.csv", header, rows)
+    write_csv(run.folder / PREDICTIONS, predictions_header(classes), rows)
 
 
 def _report(
@@ -155,7 +160,7 @@ def _report(
 ) -> dict[str, Any]:
     """What `write_report` takes."""
     config, dataset = run.config, run.dataset
-    leak = [LEAKS[config.protocol]] if config.protocol in LEAKS else []
+    leak = leak_note(config.protocol)
     files = [
         "config.json",
         "env.json",

@@ -143,12 +143,17 @@ def read_config(path: Path) -> dict[str, Any]:
     return values
 
 
+def nearest_existing(folder: Path) -> Path:
+    """The folder itself, or the first of those above it that is there."""
+    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
+
+
 def check_free(folder: Path, leftovers: bool = False) -> None:
     """InputError where `folder` is a file or holds something: a run needs a new or an empty folder.
 
     leftovers: what a run leaves that was killed before it had begun does not count.
     """
-    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    nearest = nearest_existing(folder)
     if not nearest.is_dir():
         raise InputError(f"--out {folder} cannot be made: {nearest} is a file, not a folder")
     if not os.access(nearest, os.W_OK | os.X_OK):

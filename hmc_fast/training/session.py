@@ -17,7 +17,7 @@ from hmc_fast.data.cache import Images
 from hmc_fast.data.dataset import Dataset
 from hmc_fast.data.folds import write_folds
 from hmc_fast.data.preprocessing import Preprocessing
-from hmc_fast.data.protocols import LEAKS
+from hmc_fast.data.protocols import LEAKS, leak_note
 from hmc_fast.environment import environment, package_version
 from hmc_fast.errors import InputError
 from hmc_fast.files import sha256_file, write_json
@@ -179,9 +179,8 @@ def say_plan(session: Session, jobs: list[Job], precision: Precision, compiled: 
         compiled,
         *_attention(session, AMP_DTYPES.get(precision.amp, torch.float32)),
     ]
-    leak = [LEAKS[config.protocol]] if config.protocol in LEAKS else []
     session.notes = [*session.notes, *choices]
-    for line in [*leak, *choices, f"writing to {session.folder}"]:
+    for line in [*leak_note(config.protocol), *choices, f"writing to {session.folder}"]:
         session.say(line)
 
 

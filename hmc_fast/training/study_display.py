@@ -12,7 +12,7 @@ from hmc_fast.progress import say
 from hmc_fast.sentences import duration
 from hmc_fast.training.batches import BatchPlan
 from hmc_fast.training.config import TrainConfig
-from hmc_fast.training.display import Display
+from hmc_fast.training.display import Bar, Display
 
 SECONDS_BETWEEN_LINES = 30.0
 
@@ -32,8 +32,8 @@ class Run(Protocol):
         """The folds that are not trained yet."""
 
 
-class GridProgress:
-    """Shows how much of all folds' work is done; a context, so that the bar is closed.
+class GridProgress(Bar):
+    """Shows how much of all folds' work is done.
 
     seconds: by run, what one of its folds is thought to take: the weight of its steps, and the
     estimate until the first steps are measured; processes: how many share the work.
@@ -52,17 +52,6 @@ class GridProgress:
             disable=quiet or not sys.stderr.isatty(),
             bar_format="study: {desc}{percentage:3.0f} %{postfix} |{bar}|",  # ", about 2 h left"
         )  # fmt: skip
-
-    def __enter__(self) -> "GridProgress":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.bar.close()
 
     def display_of(self, name: str) -> Display:
         """What a run of the grid shows its folds with."""
