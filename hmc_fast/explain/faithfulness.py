@@ -24,9 +24,8 @@ from torchvision.transforms.v2 import functional
 
 STEPS = 20
 BATCH_SIZE = 8
-STEPS_OF_VALUE = (
-    10_000  # an upsampled map of few cells has many pixels that differ by rounding alone
-)
+# an upsampled map of few cells has many pixels that differ by rounding alone
+STEPS_OF_VALUE = 10_000
 BLUR = (11 / 224, 5 / 224)  # kernel and standard deviation of RISE's blur, as shares of the side
 Network = Callable[[Tensor], Tensor]
 
